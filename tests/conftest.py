@@ -1,0 +1,64 @@
+"""What every test shares: the async backend, hypothesis profiles, and skips that say what is missing.
+
+Profiles: `dev` (default) is quick; `ci` (chosen where CI is set, or by HYPOTHESIS_PROFILE) draws more examples and the
+same ones every run. Tests of the engine's invariants ask for their 3,000 cases themselves, in either.
+"""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile(
+    "ci",
+    max_examples=300,
+    deadline=None,  # a busy 2-core runner makes any deadline a coin toss
+    derandomize=True,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _has_gpu() -> bool:
+    if find_spec("torch") is None:
+        return False
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _missing(marker: str) -> str | None:
+    """Why tests with `marker` can't run here; None where they can."""
+    match marker:
+        case "gpu":
+            return None if _has_gpu() else "no accelerator"
+        case "vllm":
+            has_python = Path(os.environ.get("STEER_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python")).exists()
+            return None if has_python else "no .venv-vllm: run scripts/setup"
+        case "browser":
+            return None if os.environ.get("STEER_TEST_CHROMIUM") else "no STEER_TEST_CHROMIUM: run scripts/test"
+        case "postgres":
+            return None if os.environ.get("STEER_TEST_POSTGRES_URL") else "no STEER_TEST_POSTGRES_URL: run scripts/test"
+        case _:
+            return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker in ("gpu", "vllm", "browser", "postgres"):
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        reason = _missing(marker) if marked else None
+        if reason:
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """uvicorn and aiohttp run on asyncio, so the tests do."""
+    return "asyncio"
