@@ -21,7 +21,7 @@ COPY --from=build /opt/steer /opt/steer
 ENV PATH=/opt/steer/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
 WORKDIR /data
 VOLUME /data
-USER steer
+USER 10001:10001
 EXPOSE 8080
 # Live, not ready: an unreachable engine must not get the proxy restarted. Point readiness probes at /readyz.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \

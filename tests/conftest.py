@@ -1,7 +1,7 @@
 """What every test shares: the async backend, hypothesis profiles, and skips that say what is missing.
 
-Profiles: `dev` (default) is quick; `ci` (chosen where CI is set, or by HYPOTHESIS_PROFILE) draws more examples and the
-same ones every run. Tests of the engine's invariants ask for their 3,000 cases themselves, in either.
+Profiles: `dev` (default) is quick; `ci` (chosen where CI is set, or by HYPOTHESIS_PROFILE) draws more and the same
+examples every run. Tests of the engine's invariants ask for their 3,000 cases themselves, in either.
 """
 
 import os
@@ -39,14 +39,11 @@ def _missing(marker: str) -> str | None:
         case "gpu":
             return None if _has_gpu() else "no accelerator"
         case "vllm":
-            has_python = Path(os.environ.get("STEER_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python")).exists()
-            return None if has_python else "no .venv-vllm: run scripts/setup"
-        case "browser":
-            return None if os.environ.get("STEER_TEST_CHROMIUM") else "no STEER_TEST_CHROMIUM: run scripts/test"
-        case "postgres":
-            return None if os.environ.get("STEER_TEST_POSTGRES_URL") else "no STEER_TEST_POSTGRES_URL: run scripts/test"
+            python = Path(os.environ.get("STEER_TEST_VLLM_PYTHON", ROOT / ".venv-vllm/bin/python"))
+            return None if python.exists() else "no .venv-vllm: run scripts/setup"
         case _:
-            return None
+            variable = {"browser": "STEER_TEST_CHROMIUM", "postgres": "STEER_TEST_POSTGRES_URL"}[marker]
+            return None if os.environ.get(variable) else f"no {variable}: run scripts/test"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
