@@ -98,6 +98,8 @@ class Engine:
         self._observed = False
         self._tail = ""  # shown text before this leg, its last CONTEXT_TAIL_CHARS characters
         self._halt: Halt | None = None
+        self._leg_text = ""  # text of this leg from _leg_offset on
+        self._released = 0
         self._start_leg("reasoning")
 
     def feed(self, event: Event) -> list[Action]:
@@ -262,7 +264,7 @@ class Engine:
     def _start_leg(self, channel: Channel) -> None:
         self._length = 0  # characters of this leg so far
         self._released = 0
-        self._leg_text = ""  # text of this leg from _leg_offset on
+        self._leg_text = ""
         self._leg_offset = 0
         self._pending: deque[_Pending] = deque()
         self._has_reasoning = False

@@ -5,8 +5,8 @@ with what only the end of the leg can tell (`Completion`). Records hold user tex
 else may print them.
 
 The pair is (prompt + kept prefix | chosen = trigger + continuation, rejected = rejected segment + ..., divergence index
-= number of prompt and kept ids). Token ids are what the engine was sent or sent itself, never re-encoded text; None means
-that the upstream gave none.
+= number of prompt and kept ids). Token ids are what the engine was sent or sent itself, never re-encoded text; None
+means that the upstream gave none.
 """
 
 from datetime import datetime

@@ -32,7 +32,8 @@ _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
 _WORD = re.compile(r"[^\W\d_]{2}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ALNUM = re.compile(r"[^\W_]")
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st vs etc e.g i.e eg ie cf al approx fig no vol inc ltd jr sr u.s u.k".split()
+    ("mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "eg", "ie", "cf", "al", "approx", "fig", "no")
+    + ("vol", "inc", "ltd", "jr", "sr", "u.s", "u.k")
 )
 
 
@@ -130,7 +131,7 @@ def _closes(text: str, match: re.Match[str]) -> bool:
     if stop is None or stop[0] != "." or stop[1:2] == ".":  # only a single full stop can be an abbreviation's
         return True
     word = _LAST_WORD.search(text[max(0, match.start() - 16) : match.start()])
-    return word is None or not (len(word[0]) == 1 and word[0].isalpha() or word[0].lower() in _ABBREVIATIONS)
+    return word is None or not ((len(word[0]) == 1 and word[0].isalpha()) or word[0].lower() in _ABBREVIATIONS)
 
 
 def segment(text: str, max_chars: int = DEFAULT_MAX_SEGMENT_CHARS) -> list[Segment]:

@@ -1,0 +1,241 @@
+"""The ASGI application, and the composition root that makes it: everything is built here and passed down.
+
+Routes: POST /v1/chat/completions, GET /v1/models, GET /healthz (the process lives), GET /readyz (it can serve). All
+else is 404: a path that is not known can't be watched.
+"""
+
+import json
+import logging
+import secrets
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import anyio
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from detector.artifact import load_artifact
+from detector.scoring import ScoringQueue
+from proxy.capabilities import Prober
+from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
+from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
+from proxy.guard import Limits, check_chat_request
+from proxy.log import InterventionLog
+from proxy.responses import send_error, send_json
+from proxy.settings import Settings
+from proxy.think import ThinkMarkers
+from proxy.tokens import load_tokenizer
+from proxy.upstream import UpstreamClient
+from steer.policy import Policy
+from steer.triggers import TriggerPool
+
+logger = logging.getLogger("steer.proxy")
+
+_ROUTES = {
+    "/v1/chat/completions": "POST",
+    "/v1/models": "GET",
+    "/healthz": "GET",
+    "/readyz": "GET",
+}
+
+
+class Proxy:
+    """The application around its services. One instance per process."""
+
+    def __init__(self, services: Services, limits: Limits, max_body_bytes: int) -> None:
+        self._services = services
+        self._limits = limits
+        self._max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request."""
+        request_id = f"req-{uuid.uuid4().hex}"
+        tracked = _TrackedSend(send)
+        try:
+            await self._route(scope, receive, tracked, request_id)
+        except (RequestError, UpstreamError) as error:
+            if isinstance(error, UpstreamError) and not isinstance(error, UpstreamStatusError):
+                logger.warning("request %s: %s", request_id, error)
+            await self._fail(tracked, error, request_id)
+        except Exception:
+            logger.exception("request %s failed", request_id)
+            internal = RequestError(
+                500, "the proxy failed to serve this request; its log says why", code="internal_error"
+            )
+            await self._fail(tracked, internal, request_id)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        path, method = scope["path"], scope["method"]
+        allowed = _ROUTES.get(path)
+        if allowed is None:
+            raise RequestError(404, f"no such path: {path}. This proxy serves {', '.join(_ROUTES)}", code="not_found")
+        if method != allowed and not (method == "HEAD" and allowed == "GET"):
+            raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
+        match path:
+            case "/healthz":
+                await send_json(send, 200, b'{"status":"ok"}')
+            case "/readyz":
+                await self._ready(send)
+            case "/v1/models":
+                body = await self._services.client.get("/v1/models", parse_scope(scope))
+                await send_json(send, 200, body, {"x-request-id": request_id})
+            case _:
+                await self._chat(scope, receive, send, request_id)
+
+    async def _ready(self, send: Send) -> None:
+        """Ready: the engine answers with a model list, so a request has somewhere to go."""
+        try:
+            with anyio.fail_after(5):
+                models = await self._services.prober.models({})
+        except (UpstreamError, TimeoutError) as error:
+            reason = str(error) or "the upstream did not answer within 5 s"
+            await send_json(send, 503, json.dumps({"status": "not ready", "reason": reason}).encode())
+            return
+        await send_json(send, 200, json.dumps({"status": "ready", "models": sorted(models)}).encode())
+
+    async def _chat(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = now()
+        body = await _read_body(scope, receive, self._max_body_bytes)
+        try:
+            parsed = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
+        request = check_chat_request(parsed, self._limits)
+        headers = parse_scope(scope)
+        capabilities = await self._services.prober.of(str(request.body["model"]), headers)
+        exchange = Exchange(
+            services=self._services,
+            request=request,
+            request_id=request_id,
+            headers=headers,
+            capabilities=capabilities,
+            started=started,
+            seed=request.seed if request.seed is not None else secrets.randbits(63),
+        )
+        serve = stream_chat if request.stream else complete_chat
+        await serve(exchange, receive, send)
+
+    async def _fail(self, send: "_TrackedSend", error: RequestError | UpstreamError, request_id: str) -> None:
+        """An HTTP error before the first byte; after it, nothing but cutting the connection is honest."""
+        if not send.has_started:
+            await send_error(send, error, {"x-request-id": request_id})
+            return
+        raise error
+
+
+class _TrackedSend:
+    """A `send` that remembers whether the response has begun."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.has_started = False
+
+    async def __call__(self, message: Any) -> None:
+        self.has_started = True
+        await self._send(message)
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
+    """The body, at most `limit` bytes. Raises RequestError 413 beyond, 400 when the client leaves."""
+    too_large = RequestError(
+        413,
+        f"the request body is larger than {limit} bytes; raise server.max_body_bytes if that is meant",
+        code="too_large",
+    )
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value) > limit:
+            raise too_large
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise RequestError(400, "the client left before its request was complete", code="client_left")
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise too_large
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+@asynccontextmanager
+async def open_services(settings: Settings) -> AsyncIterator[Services]:
+    """Everything that requests share, opened in order and closed in reverse.
+
+    Raises ConfigError, ArtifactError, LogError when something can't be used: the process must not start half-guarded.
+    """
+    markers = ThinkMarkers(settings.upstream.think_start, settings.upstream.think_end)
+    tokenizer = None if settings.upstream.tokenizer is None else load_tokenizer(settings.upstream.tokenizer)
+    artifact = load_artifact(settings.detector.artifact)
+    upstream = settings.upstream
+    async with AsyncExitStack() as stack:
+        log = InterventionLog.open(settings.log.url)
+        stack.push_async_callback(log.close)
+        scorer = await stack.enter_async_context(
+            ScoringQueue(artifact, workers=settings.detector.workers, max_pending=settings.detector.max_pending)
+        )
+        client = await stack.enter_async_context(
+            UpstreamClient(
+                upstream.url,
+                api_key=None if upstream.api_key is None else upstream.api_key.get_secret_value(),
+                connect_timeout_s=upstream.connect_timeout_s,
+                read_timeout_s=upstream.read_timeout_s,
+                max_connections=upstream.max_connections,
+            )
+        )
+        yield Services(
+            client=client,
+            prober=Prober(client, markers, tokenizer),
+            scorer=scorer,
+            log=log,
+            policy=make_policy(settings, artifact.threshold),
+            triggers=TriggerPool(settings.policy.triggers) if settings.policy.triggers else TriggerPool(),
+            markers=markers,
+            detector_hash=artifact.digest,
+            reveals_rejected=settings.policy.reveal_rejected,
+        )
+
+
+def make_policy(settings: Settings, artifact_threshold: float) -> Policy:
+    """The policy of the settings; the threshold is the artifact's own unless set."""
+    values = settings.policy.model_dump(include=set(Policy.model_fields))
+    if values["threshold"] is None:
+        values["threshold"] = artifact_threshold
+    return Policy.model_validate(values)
+
+
+def make_limits(settings: Settings) -> Limits:
+    """What the guard lets through."""
+    limits = settings.limits
+    return Limits(max_n=limits.max_n, max_tokens=limits.max_tokens, extra_fields=frozenset(limits.extra_fields))
+
+
+def create_app(settings: Settings) -> ASGIApp:
+    """The application; its services live as long as its lifespan."""
+    proxy: list[Proxy] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(settings, proxy, receive, send)
+        elif scope["type"] == "http":
+            await proxy[0](scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+    return app
+
+
+async def _lifespan(settings: Settings, proxy: list[Proxy], receive: Receive, send: Send) -> None:
+    await receive()
+    try:
+        async with open_services(settings) as services:
+            proxy.append(Proxy(services, make_limits(settings), settings.server.max_body_bytes))
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+    except BaseException as error:
+        kind = "shutdown" if proxy else "startup"
+        await send({"type": f"lifespan.{kind}.failed", "message": str(error)})
+        raise
+    await send({"type": "lifespan.shutdown.complete"})

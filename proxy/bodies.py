@@ -1,0 +1,104 @@
+"""Bodies of requests that are not streamed, and usage over legs and choices.
+
+An untouched completion is given to the client byte for byte. Only where an intervention, a stop string or several
+choices make that impossible is a body put together, from the engine's own body with the changed fields replaced.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from proxy.records import Transcript
+
+
+class Ended(Protocol):
+    """What is asked of a session that has finished."""
+
+    transcript: Transcript
+    finish_reason: str | None
+    usage_seen: dict[str, Any] | None
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether the client gets something else than the engine sent."""
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the engine generated over all legs, discarded ones included."""
+
+
+class BodyCollector:
+    """Takes one choice's chunks and gives them back as a message."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._texts: dict[str, list[str]] = {}
+        self._tool_calls: list[dict[str, Any]] = []
+        self._logprobs: list[dict[str, Any]] = []
+        self._token_ids: list[int] = []
+        self._last: dict[str, Any] = {}
+        self._told: list[dict[str, Any]] = []
+
+    async def add(self, payload: bytes) -> None:
+        """One chunk, as a streaming client would get it."""
+        chunk = json.loads(payload)
+        if "steer" in chunk:
+            self._told.append(chunk["steer"])
+        for choice in chunk["choices"]:
+            for name, value in choice["delta"].items():
+                if name == "tool_calls":
+                    self._tool_calls += [{k: v for k, v in call.items() if k != "index"} for call in value]
+                elif isinstance(value, str):
+                    self._texts.setdefault(name, []).append(value)
+            self._logprobs += (choice.get("logprobs") or {}).get("content") or []
+            self._token_ids += choice.get("token_ids") or []
+            if choice.get("finish_reason") is not None:
+                self._last = choice
+
+    def choice(self, original: dict[str, Any]) -> dict[str, Any]:
+        """The engine's choice with what was collected in place of what it said."""
+        message = dict(original["message"])
+        for name in ("reasoning", "reasoning_content", "content"):
+            if name in message or name in self._texts:
+                message[name] = "".join(self._texts.get(name, [])) or None
+        if "tool_calls" in message or self._tool_calls:
+            message["tool_calls"] = self._tool_calls
+        changed = dict(original) | {
+            "index": self._index,
+            "message": message,
+            "finish_reason": self._last.get("finish_reason"),
+            "stop_reason": self._last.get("stop_reason"),
+        }
+        if original.get("logprobs") is not None:
+            changed["logprobs"] = {"content": self._logprobs}
+        if original.get("token_ids") is not None:
+            changed["token_ids"] = self._token_ids or None
+        return changed
+
+    @staticmethod
+    def assemble(collectors: "list[BodyCollector]", sessions: Sequence[Ended], raw: list[bytes]) -> bytes:
+        """One body from each choice's own: `raw` as the client may see them, token ids excised."""
+        bodies = [json.loads(body) for body in raw]
+        choices = []
+        for index, (body, collector, session) in enumerate(zip(bodies, collectors, sessions, strict=True)):
+            original = body["choices"][0]
+            choices.append(collector.choice(original) if session.is_rewritten else {**original, "index": index})
+        merged: dict[str, Any] = bodies[0] | {"choices": choices, "usage": merged_usage(sessions)}
+        told = [event for collector in collectors for event in collector._told]
+        if told:
+            merged["steer"] = told
+        return json.dumps(merged, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def merged_usage(sessions: Sequence[Ended]) -> dict[str, Any]:
+    """Usage of all choices: the prompt once; every generated token, discarded ones and triggers included."""
+    usage = dict(sessions[0].usage_seen or {})
+    prompt = usage.get("prompt_tokens")
+    if prompt is None:
+        prompt = len(sessions[0].transcript.prompt_ids or [])
+    completion = sum(session.generated_tokens + session.transcript.trigger_tokens for session in sessions)
+    return usage | {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }

@@ -1,0 +1,307 @@
+"""`POST /v1/chat/completions`: one request, its n choices, as an event stream or as a body.
+
+The request is checked (`proxy.guard`), every choice gets a session of its own (one upstream request each, so that a
+halt aborts one choice and not its neighbours), and what the sessions show is written to the client. Errors before the
+first byte are HTTP errors in OpenAI's shape, the engine's own passed on as they are; later ones are an error event and
+a valid end of the stream.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import anyio
+from starlette.types import Receive, Scope, Send
+
+from detector.context import Message
+from proxy.bodies import BodyCollector, merged_usage
+from proxy.capabilities import Capabilities, Prober
+from proxy.errors import UpstreamError
+from proxy.frames import ChatReader, ChunkWriter, Relabel
+from proxy.guard import ChatRequest
+from proxy.journal import Log
+from proxy.legs import BodyLeg, ChatLeg, Target
+from proxy.records import Origin, Transcript
+from proxy.responses import send_json
+from proxy.resume import first_body
+from proxy.resumer import Resumer
+from proxy.session import Scorer, Session, Show
+from proxy.sse import DONE, encode
+from proxy.stops import StopStrings
+from proxy.think import ThinkMarkers, ThinkSplitter
+from proxy.upstream import UpstreamClient
+from steer.engine import Engine
+from steer.policy import Policy
+from steer.triggers import TriggerPool
+
+logger = logging.getLogger("steer.proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What requests share, made once at start-up."""
+
+    client: UpstreamClient
+    prober: Prober
+    scorer: Scorer
+    log: Log
+    policy: Policy
+    triggers: TriggerPool
+    markers: ThinkMarkers
+    detector_hash: str
+    reveals_rejected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request being served."""
+
+    services: Services
+    request: ChatRequest
+    request_id: str
+    headers: Mapping[str, str]
+    capabilities: Capabilities
+    started: float
+    seed: int
+    relabel: Relabel = field(default_factory=Relabel)
+
+    def session(self, choice: int, leg: ChatLeg | BodyLeg, show: Show) -> Session:
+        """The session of one choice, on its opened first leg."""
+        services, request = self.services, self.request
+        resumer = Resumer(services.client, self.capabilities, services.markers, request, self.headers, choice)
+        engine = Engine(
+            services.policy,
+            services.triggers,
+            self.seed + choice,
+            can_resume=resumer.can_resume,
+            watch_answer=request.hide_reasoning,
+        )
+        source = leg.reader if isinstance(leg, ChatLeg) else leg
+        return Session(
+            engine=engine,
+            first_leg=leg,
+            make_writer=lambda: ChunkWriter(
+                source.head, choice, source.reasoning_field, with_ids=request.client_wants_token_ids
+            ),
+            resumer=resumer,
+            transcript=Transcript(self._origin(choice), self._context_messages(), self.started),
+            scorer=services.scorer,
+            log=services.log,
+            show=show,
+            stops=StopStrings(request.stop, include=bool(request.body.get("include_stop_str_in_output"))),
+            shows_interventions=request.show_interventions,
+            reveals_rejected=services.reveals_rejected,
+            hides_reasoning=request.hide_reasoning,
+            forwards_end=request.stream,
+            forwards_usage=request.stream and request.n == 1,
+        )
+
+    def leg(self, choice: int) -> ChatLeg | BodyLeg:
+        """The first leg of one choice, not opened yet."""
+        request, capabilities, markers = self.request, self.capabilities, self.services.markers
+        body = first_body(request, capabilities, choice, stream=request.stream)
+        target = Target(self.services.client, "/v1/chat/completions", body, self.headers)
+        keep_ids = request.client_wants_token_ids
+
+        def is_open(ids: list[int]) -> bool:
+            return capabilities.is_thinking_open(ids) is True
+
+        if request.stream:
+            reader = ChatReader(
+                markers,
+                ids_as_null=capabilities.ids_as_null,
+                keep_ids=keep_ids,
+                is_open=is_open,
+                relabel=partial(self.relabel.chunk, index=choice) if request.n > 1 else None,
+            )
+            return ChatLeg(target, reader)
+        return BodyLeg(
+            target,
+            lambda ids: ThinkSplitter(markers, "reasoning" if is_open(ids) else "start"),
+            ids_as_null=capabilities.ids_as_null,
+            keep_ids=keep_ids,
+        )
+
+    def _origin(self, choice: int) -> Origin:
+        body, policy = self.request.body, self.services.policy
+        sampled = (
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "max_tokens",
+            "max_completion_tokens",
+            "seed",
+            "n",
+        )
+        return Origin(
+            request_id=self.request_id,
+            choice=choice,
+            tenant="default",
+            model=str(body["model"]),
+            mode=policy.mode,
+            policy_hash=policy.digest(),
+            detector_hash=self.services.detector_hash,
+            messages=self.request.messages,
+            tools=body.get("tools"),
+            sampling={name: body[name] for name in sampled if name in body},
+        )
+
+    def _context_messages(self) -> tuple[Message, ...]:
+        return tuple(self.request.messages)
+
+
+async def open_legs(exchange: Exchange) -> list[ChatLeg | BodyLeg]:
+    """All first legs, opened; when one fails the others are closed. Raises UpstreamStatusError, UpstreamError."""
+    legs = [exchange.leg(choice) for choice in range(exchange.request.n)]
+    failures: list[UpstreamError] = []
+
+    async def open_one(leg: ChatLeg | BodyLeg) -> None:
+        try:
+            await leg.open()
+        except UpstreamError as error:
+            failures.append(error)
+
+    try:
+        async with anyio.create_task_group() as tasks:
+            for leg in legs:
+                tasks.start_soon(open_one, leg)
+    except BaseException:
+        for leg in legs:
+            leg.close()
+        raise
+    if failures:
+        for leg in legs:
+            leg.close()
+        raise failures[0]
+    return legs
+
+
+async def run_until_client_leaves(receive: Receive, work: Any) -> None:
+    """Run `work()`; stop it, closing its upstreams, as soon as the client disconnects."""
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(watch)
+        await work()
+        tasks.cancel_scope.cancel()
+
+
+class StreamWriter:
+    """The client's side of a stream: headers with the first event, events in order, one end."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send = send
+        self._headers = headers
+        self._lock = anyio.Lock()
+        self._has_started = False
+
+    async def event(self, payload: bytes) -> None:
+        """Send one event."""
+        async with self._lock:
+            await self._start()
+            await self._send({"type": "http.response.body", "body": encode(payload), "more_body": True})
+
+    async def end(self) -> None:
+        """The end mark, and the end of the body."""
+        async with self._lock:
+            await self._start()
+            await self._send({"type": "http.response.body", "body": encode(DONE), "more_body": False})
+
+    async def _start(self) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+
+
+async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
+    """Serve a streamed request whose body has been checked. Raises UpstreamError before the first byte only."""
+
+    async def work() -> None:
+        legs = await open_legs(exchange)
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),
+            (b"x-request-id", exchange.request_id.encode()),
+        ]
+        writer = StreamWriter(send, headers)
+        sessions = [exchange.session(choice, leg, writer.event) for choice, leg in enumerate(legs)]
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(session.run)
+            for session in sessions:
+                await session.finished.wait()
+            await _end_stream(exchange, sessions, writer)
+
+    await _unwrapped(partial(run_until_client_leaves, receive, work))
+
+
+async def _end_stream(exchange: Exchange, sessions: list[Session], writer: StreamWriter) -> None:
+    failed = next((session.error for session in sessions if session.finish_reason == "error"), None)
+    if failed is not None:
+        await writer.event(json.dumps(failed.to_openai(), ensure_ascii=False).encode())
+    elif exchange.request.include_usage and not sessions[0].has_shown_usage:
+        usage = merged_usage(sessions)
+        await writer.event(sessions[0].writer.usage(usage))
+    await writer.end()
+
+
+async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
+    """Serve a request that is not streamed. Raises UpstreamError before the first byte."""
+
+    async def work() -> None:
+        legs = await open_legs(exchange)
+        collectors = [BodyCollector(choice) for choice in range(len(legs))]
+        sessions = [
+            exchange.session(choice, leg, collector.add)
+            for choice, (leg, collector) in enumerate(zip(legs, collectors, strict=True))
+        ]
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(session.run)
+            for session in sessions:
+                await session.finished.wait()
+            headers: MutableMapping[str, str] = {"x-request-id": exchange.request_id}
+            failed = next((session.error for session in sessions if session.finish_reason == "error"), None)
+            if failed is not None:
+                raise failed
+            raw = [leg.raw for leg in legs if isinstance(leg, BodyLeg)]
+            body = raw[0] if len(raw) == 1 else b""
+            if len(sessions) > 1 or sessions[0].is_rewritten:
+                body = BodyCollector.assemble(collectors, sessions, raw)
+            await send_json(send, 200, body, headers)
+
+    await _unwrapped(partial(run_until_client_leaves, receive, work))
+
+
+async def _unwrapped(call: Any) -> None:
+    """Task groups wrap what they raise; a lone UpstreamError goes up as itself."""
+    try:
+        await call()
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, UpstreamError):
+            raise error from None
+        raise
+
+
+def now() -> float:
+    """The clock of timings: monotonic seconds."""
+    return time.monotonic()
+
+
+def parse_scope(scope: Scope) -> dict[str, str]:
+    """Headers that go on to the upstream: the client's own authorization, and nothing else."""
+    keys = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+    return {"Authorization": keys[-1].decode("latin-1")} if keys else {}

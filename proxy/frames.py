@@ -1,0 +1,341 @@
+"""Stream events of the two upstream wire formats, read and written: the single place where chunk JSON is known.
+
+Rules kept here: a chat chunk is forwarded byte for byte, except that fields which only the proxy asked for (token ids)
+are put back to what the upstream sends unasked. That is done on the bytes: an unescaped `"token_ids":` can only be an
+object key (inside a JSON string its quotes are escaped), so a byte pattern finds exactly the keys.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.cut import LegEvent
+from proxy.errors import UpstreamError
+from proxy.think import Piece, ThinkMarkers, ThinkSplitter
+from steer.events import Channel
+
+_ID_FIELD = re.compile(rb'(?<!\\)"(prompt_token_ids|token_ids)"\s*:\s*(?:\[[\d,\s]*\]|null)')
+_ID_MEMBER = re.compile(
+    rb'(?:,\s*)(?<!\\)"(?:prompt_token_ids|token_ids)"\s*:\s*(?:\[[\d,\s]*\]|null)'
+    rb'|(?<!\\)"(?:prompt_token_ids|token_ids)"\s*:\s*(?:\[[\d,\s]*\]|null)\s*,?'
+)
+
+
+def excise_token_ids(payload: bytes, *, as_null: bool) -> bytes:
+    """The payload as it would be had nobody asked for token ids.
+
+    Upstreams differ: some send the keys as null unasked (`as_null`), some leave them out.
+    """
+    if as_null:
+        return _ID_FIELD.sub(rb'"\1":null', payload)
+    return _ID_MEMBER.sub(b"", payload)
+
+
+_CHOICE_HEAD = re.compile(
+    rb'\A\{"id":"[^"\\]*"(?P<a>,"object":"[^"\\]*","created":)\d+(?P<b>,"model":"(?:[^"\\]|\\.)*","choices":\[\{"index":)0'
+)
+
+
+class Relabel:
+    """Makes n single completions look like the one with n choices that was asked for: one id, one time, own indices.
+
+    The first chunk of any choice gives the id and time of all. One instance a request.
+    """
+
+    def __init__(self) -> None:
+        self._id: str | None = None
+        self._created = 0
+
+    def chunk(self, payload: bytes, index: int) -> bytes:
+        """The payload as choice `index` of the shared completion."""
+        if self._id is None:
+            head = _load(payload)
+            self._id, self._created = str(head.get("id")), int(head.get("created") or 0)
+        shared = json.dumps(self._id).encode()
+        new, count = _CHOICE_HEAD.subn(
+            lambda m: b'{"id":%b%b%d%b%d' % (shared, m["a"], self._created, m["b"], index), payload, count=1
+        )
+        if count:
+            return new
+        chunk = _load(payload)  # another order of keys: the values are what counts
+        chunk |= {"id": self._id, "created": self._created}
+        for choice in chunk.get("choices") or []:
+            choice["index"] = index
+        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(slots=True)
+class Delta:
+    """One upstream event, as far as a choice is concerned."""
+
+    payload: bytes | None  # to show as received; None: nothing to forward
+    pieces: list[Piece] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_token_ids: list[int] | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[dict[str, Any]] | None = None
+    opens_tool_call: bool = False
+    is_usage: bool = False
+    usage: dict[str, Any] | None = None
+    num_held: int = 0  # characters of this event that may yet turn out to be a marker
+    leg_event: LegEvent | None = None  # what the leg's tokens grow by, where it is not just this text and these ids
+    is_slice: bool = False  # text that an earlier `leg_event` has already accounted for
+    tool_calls: list[dict[str, Any]] | None = None  # parsed from markup of a raw leg
+
+    @property
+    def text(self) -> str:
+        """All text of the event, markers left out."""
+        return "".join(piece.text for piece in self.pieces)
+
+
+def _load(payload: bytes) -> dict[str, Any]:
+    try:
+        chunk = json.loads(payload)
+    except ValueError as error:
+        raise UpstreamError("the upstream sent a stream event that is not JSON") from error
+    if not isinstance(chunk, dict):
+        raise UpstreamError("the upstream sent a stream event that is not a JSON object")
+    if chunk.get("error") is not None or chunk.get("object") == "error":
+        raise UpstreamError(_error_message(chunk))
+    return chunk
+
+
+def _error_message(chunk: dict[str, Any]) -> str:
+    error = chunk.get("error")
+    message = error.get("message") if isinstance(error, dict) else error or chunk.get("message")
+    return f"the upstream reported an error: {str(message)[:500]}"
+
+
+def _choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    choices = chunk.get("choices")
+    if choices is None or choices == []:
+        return None
+    if not isinstance(choices, list) or not isinstance(choices[0], dict):
+        raise UpstreamError("the upstream sent a stream event with malformed choices")
+    return choices[0]
+
+
+def _ids(value: object) -> list[int]:
+    if value is None:
+        return []
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return value
+    raise UpstreamError("the upstream sent malformed token ids")
+
+
+def _text(value: object) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise UpstreamError("the upstream sent a delta whose text is not a string")
+
+
+class ChatReader:
+    """Reads `chat.completion.chunk` events of one choice, whatever way the upstream marks reasoning.
+
+    `delta.reasoning` and `delta.reasoning_content` are reasoning; where neither has been seen, thinking may stand
+    inline in the content: opened by a marker, or by the prompt itself (`is_open` tells from the prompt's ids).
+    """
+
+    def __init__(
+        self,
+        markers: ThinkMarkers,
+        *,
+        ids_as_null: bool,
+        keep_ids: bool,
+        is_open: Callable[[list[int]], bool],
+        starts_in_reasoning: bool = False,
+        relabel: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._relabel = relabel
+        self._markers = markers
+        self._ids_as_null = ids_as_null
+        self._keep_ids = keep_ids
+        self._is_open = is_open
+        self._inline: ThinkSplitter | None = ThinkSplitter(markers, "reasoning" if starts_in_reasoning else "start")
+        self._first: dict[str, Any] | None = None
+        self._named_field: str | None = None
+
+    @property
+    def reasoning_field(self) -> str | None:
+        """The delta field that carries reasoning; None where it stands inline in the content."""
+        if self._named_field is None and self._inline is not None and self._inline.has_reasoning:
+            return None
+        return self._named_field or "reasoning"
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The first chunk, empty before it has come."""
+        return self._first or {}
+
+    def read(self, payload: bytes) -> Delta:
+        """Raises UpstreamError for anything that is not a chunk."""
+        if self._relabel is not None:
+            payload = self._relabel(payload)
+        chunk = _load(payload)
+        if self._first is None:
+            self._first = chunk
+        shown = payload if self._keep_ids else excise_token_ids(payload, as_null=self._ids_as_null)
+        delta = Delta(shown)
+        if chunk.get("prompt_token_ids") is not None:
+            delta.prompt_token_ids = _ids(chunk["prompt_token_ids"])
+            if self._inline is not None and self._is_open(delta.prompt_token_ids):
+                self._inline = ThinkSplitter(self._markers, "reasoning")
+        choice = _choice(chunk)
+        if choice is None:
+            delta.is_usage, delta.usage = True, chunk.get("usage")
+            return delta
+        self._read_choice(choice, delta)
+        return delta
+
+    def flush(self) -> list[Piece]:
+        """Pieces held back at the end of the stream."""
+        return self._inline.flush() if self._inline else []
+
+    def _read_choice(self, choice: dict[str, Any], delta: Delta) -> None:
+        message = choice.get("delta")
+        if not isinstance(message, dict):
+            raise UpstreamError("the upstream sent a chunk without a delta")
+        delta.token_ids = _ids(choice.get("token_ids"))
+        delta.finish_reason = choice.get("finish_reason")
+        delta.stop_reason = choice.get("stop_reason")
+        delta.logprobs = (choice.get("logprobs") or {}).get("content")
+        delta.opens_tool_call = bool(message.get("tool_calls"))
+        for name in ("reasoning", "reasoning_content"):
+            if message.get(name):
+                self._named_field = name
+                self._inline = None
+                delta.pieces.append(Piece("reasoning", _text(message[name])))
+                break
+        if content := _text(message.get("content")):
+            delta.pieces += self._inline.push(content) if self._inline else [Piece("answer", content)]
+        if delta.opens_tool_call:
+            delta.pieces.append(Piece("answer", ""))
+        if delta.finish_reason is not None:
+            delta.pieces += self.flush()
+        delta.num_held = self._inline.num_held if self._inline else 0
+        if not self._keep_ids and not message and delta.finish_reason is None and choice.get("logprobs") is None:
+            delta.payload = None  # sent only because token ids were asked for
+
+
+class RawReader:
+    """Reads events of `/v1/completions` and `/inference/v1/generate`: text with markers in it, and token ids."""
+
+    def __init__(self, markers: ThinkMarkers, channel: Channel) -> None:
+        self._splitter = ThinkSplitter(markers, channel)
+
+    def read(self, payload: bytes) -> Delta:
+        """Raises UpstreamError for anything that is not a chunk."""
+        chunk = _load(payload)
+        delta = Delta(None)
+        choice = _choice(chunk)
+        if choice is None:
+            delta.is_usage = True
+            return delta
+        delta.token_ids = _ids(choice.get("token_ids"))
+        delta.finish_reason = choice.get("finish_reason")
+        delta.stop_reason = choice.get("stop_reason")
+        delta.pieces = self._splitter.push(_text(choice.get("text")))
+        delta.logprobs = _chat_logprobs(choice.get("logprobs"))
+        if delta.finish_reason is not None:
+            delta.pieces += self._splitter.flush()
+        delta.num_held = self._splitter.num_held
+        return delta
+
+    def flush(self) -> list[Piece]:
+        """Pieces held back at the end of the stream."""
+        return self._splitter.flush()
+
+
+def _chat_logprobs(value: object) -> list[dict[str, Any]] | None:
+    """Completion log-probabilities (parallel lists) or generate's (already chat-like), as chat entries."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("content"), list):
+        return list(value["content"])
+    tokens, values = value.get("tokens") or [], value.get("token_logprobs") or []
+    tops = value.get("top_logprobs") or [None] * len(tokens)
+    return [
+        {**_entry(token, logprob), "top_logprobs": [_entry(t, p) for t, p in (top or {}).items()]}
+        for token, logprob, top in zip(tokens, values, tops, strict=False)
+    ]
+
+
+def _entry(token: str, logprob: float | None) -> dict[str, Any]:
+    return {"token": token, "logprob": logprob, "bytes": list(token.encode("utf-8", "replace"))}
+
+
+class ChunkWriter:
+    """Writes chat chunks that continue a stream begun by the upstream: same id, model, fields and order."""
+
+    def __init__(
+        self,
+        head: dict[str, Any],
+        index: int,
+        reasoning_field: str | None,
+        *,
+        with_ids: bool,
+    ) -> None:
+        self._id = head.get("id") or "chatcmpl-steer"
+        self._created = head.get("created") or 0
+        self._model = head.get("model") or ""
+        self._index = index
+        self._reasoning_field = reasoning_field
+        self._with_ids = with_ids
+
+    def text(
+        self,
+        channel: Channel,
+        text: str,
+        *,
+        token_ids: list[int] | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+        extension: dict[str, Any] | None = None,
+    ) -> bytes:
+        """A chunk with text in one channel; `extension` becomes the chunk's `steer` field."""
+        name = self._reasoning_field if channel == "reasoning" else "content"
+        return self.delta({name or "content": text}, token_ids=token_ids, logprobs=logprobs, extension=extension)
+
+    def delta(
+        self,
+        delta: dict[str, Any],
+        *,
+        finish_reason: str | None = None,
+        stop_reason: int | str | None = None,
+        token_ids: list[int] | None = None,
+        logprobs: list[dict[str, Any]] | None = None,
+        extension: dict[str, Any] | None = None,
+    ) -> bytes:
+        """A chunk with any delta, and a finish reason where given."""
+        choice: dict[str, Any] = {
+            "index": self._index,
+            "delta": delta,
+            "logprobs": None if logprobs is None else {"content": logprobs},
+            "finish_reason": finish_reason,
+        }
+        if finish_reason is not None:
+            choice["stop_reason"] = stop_reason
+        choice["token_ids"] = (token_ids or []) if self._with_ids else None
+        return self._dump({"choices": [choice]}, extension)
+
+    def marker(self, marker: str) -> bytes | None:
+        """A chunk with a think marker, for streams that show them; None for those that name the channel."""
+        return self.delta({"content": marker}) if self._reasoning_field is None else None
+
+    def usage(self, usage: dict[str, Any], extension: dict[str, Any] | None = None) -> bytes:
+        """The trailing chunk of `stream_options.include_usage`."""
+        return self._dump({"choices": [], "usage": usage}, extension)
+
+    def _dump(self, rest: dict[str, Any], extension: dict[str, Any] | None) -> bytes:
+        chunk = {
+            "id": self._id,
+            "object": "chat.completion.chunk",
+            "created": self._created,
+            "model": self._model,
+            **rest,
+        }
+        if extension is not None:
+            chunk["steer"] = extension
+        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()

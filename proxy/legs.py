@@ -1,0 +1,210 @@
+"""The legs of one stream: where deltas come from. A leg is opened, iterated for batches of deltas, and closed at once.
+
+ChatLeg      the request itself, streamed by the engine's chat endpoint, frames kept as received
+BodyLeg      the request itself, not streamed: the finished body as if it had come in pieces
+RawLeg       a resume by token ids on a raw endpoint
+ContinuedLeg a resume by continuing the chat message, for engines without token ids
+"""
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from proxy.cut import LegEvent
+from proxy.errors import UpstreamError
+from proxy.frames import ChatReader, Delta, RawReader, excise_token_ids
+from proxy.think import Piece, ThinkMarkers, ThinkSplitter
+from proxy.toolcalls import ToolCallReader
+from proxy.upstream import UpstreamClient, UpstreamStream
+from steer.events import Channel
+
+# A finished body is fed to the engine in slices about as long as a sentence, so that the detector's queue stays
+# bounded.
+_SLICE_CHARS = 256
+
+
+class Leg(Protocol):
+    """What the session needs of a leg."""
+
+    async def open(self) -> None:
+        """Send the request. Raises UpstreamStatusError, UpstreamError."""
+
+    def batches(self) -> AsyncIterator[list[Delta]]:
+        """Deltas as they arrive; ends with the engine's own end. Raises UpstreamError."""
+
+    def close(self) -> None:
+        """Abort: close the connection now."""
+
+
+@dataclass(slots=True)
+class Target:
+    """Where a leg's request goes."""
+
+    client: UpstreamClient
+    path: str
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+
+class _StreamLeg:
+    """Common to the streamed legs: owning the stream."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._stream: UpstreamStream | None = None
+        self._is_closed = False
+
+    async def open(self) -> None:
+        target = self._target
+        self._stream = await target.client.stream(target.path, target.body, target.headers)
+        if self._is_closed:
+            self._stream.close()
+
+    def close(self) -> None:
+        self._is_closed = True
+        if self._stream is not None:
+            self._stream.close()
+
+    async def _payloads(self) -> AsyncIterator[list[bytes]]:
+        assert self._stream is not None, "iterated before open"
+        async with self._stream as stream:
+            async for payloads in stream:
+                yield payloads
+
+
+class ChatLeg(_StreamLeg):
+    """First leg, streamed."""
+
+    def __init__(self, target: Target, reader: ChatReader) -> None:
+        super().__init__(target)
+        self.reader = reader
+
+    async def batches(self) -> AsyncIterator[list[Delta]]:
+        """Deltas whose `payload` is the frame as the engine sent it."""
+        has_finished = False
+        async for payloads in self._payloads():
+            deltas = [self.reader.read(payload) for payload in payloads]
+            has_finished = has_finished or any(delta.finish_reason is not None for delta in deltas)
+            yield deltas
+        if not has_finished:
+            raise UpstreamError("the upstream ended the stream before the completion was finished")
+
+
+class RawLeg(_StreamLeg):
+    """Resumed leg on a raw endpoint; tool-call markup in the answer is parsed or withheld."""
+
+    def __init__(self, target: Target, markers: ThinkMarkers, channel: Channel, tools: ToolCallReader | None) -> None:
+        super().__init__(target)
+        self._reader = RawReader(markers, channel)
+        self._tools = tools
+
+    async def batches(self) -> AsyncIterator[list[Delta]]:
+        """Deltas without `payload`: the session writes the frames."""
+        has_finished = False
+        async for payloads in self._payloads():
+            deltas = [self._reader.read(payload) for payload in payloads]
+            has_finished = has_finished or any(delta.finish_reason is not None for delta in deltas)
+            yield [self._without_markup(delta) for delta in deltas]
+        if not has_finished:
+            raise UpstreamError("the upstream ended the resumed stream before it was finished")
+
+    def _without_markup(self, delta: Delta) -> Delta:
+        if self._tools is not None:
+            delta.leg_event = LegEvent(delta.text, delta.token_ids)
+            delta.pieces = self._tools.filter(delta.pieces)
+            if delta.finish_reason is not None:
+                self._tools.finish(delta)
+        return delta
+
+
+class ContinuedLeg(_StreamLeg):
+    """Resumed leg by chat continuation. Whatever comes is reasoning until a closing marker or a change of field."""
+
+    def __init__(self, target: Target, reader: ChatReader) -> None:
+        super().__init__(target)
+        self._reader = reader
+
+    async def batches(self) -> AsyncIterator[list[Delta]]:
+        """Deltas without `payload`: ids and roles of the new completion are not the client's business."""
+        async for payloads in self._payloads():
+            deltas = [self._reader.read(payload) for payload in payloads]
+            for delta in deltas:
+                delta.payload = None
+            yield deltas
+
+
+class BodyLeg:
+    """First leg, not streamed. `raw` is the body to give the client when nothing happens."""
+
+    def __init__(
+        self,
+        target: Target,
+        splitter: Callable[[list[int]], ThinkSplitter],
+        *,
+        ids_as_null: bool,
+        keep_ids: bool,
+    ) -> None:
+        """`splitter` makes one for a prompt's ids, for thinking that stands inline in the content."""
+        self._target = target
+        self._splitter = splitter
+        self._ids_as_null = ids_as_null
+        self._keep_ids = keep_ids
+        self._body: dict[str, Any] = {}
+        self.raw = b""
+        self.reasoning_field: str | None = "reasoning"
+
+    async def open(self) -> None:
+        """Waits for the whole completion."""
+        target = self._target
+        raw = await target.client.post(target.path, target.body, target.headers)
+        try:
+            self._body = json.loads(raw)
+            self._choice = self._body["choices"][0]
+            self._message = self._choice["message"]
+            assert isinstance(self._message, dict)
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
+            raise UpstreamError("the upstream's completion is not an OpenAI chat completion") from error
+        self.raw = raw if self._keep_ids else excise_token_ids(raw, as_null=self._ids_as_null)
+        self._pieces = self._read_pieces()
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The body."""
+        return self._body
+
+    async def batches(self) -> AsyncIterator[list[Delta]]:
+        """The message in slices; the first carries all ids."""
+        ids = self._choice.get("token_ids") or []
+        text = "".join(piece.text for piece in self._pieces)
+        yield [Delta(None, token_ids=ids, prompt_token_ids=self._prompt_ids, leg_event=LegEvent(text, ids))]
+        for piece in self._pieces:
+            if piece.marker:
+                yield [Delta(None, [piece], is_slice=True)]
+            for at in range(0, len(piece.text), _SLICE_CHARS):
+                part = Piece(piece.channel, piece.text[at : at + _SLICE_CHARS])
+                yield [Delta(None, [part], is_slice=True)]
+        yield [Delta(None, is_slice=True, is_usage=True, usage=self._body.get("usage"))]
+        last = Delta(None, is_slice=True, finish_reason=self._choice.get("finish_reason") or "stop")
+        if self._message.get("tool_calls"):
+            last.pieces = [Piece("answer", "")]
+        yield [last]
+
+    def close(self) -> None:
+        """The engine has finished already; nothing is left to abort."""
+
+    @property
+    def _prompt_ids(self) -> list[int] | None:
+        return self._body.get("prompt_token_ids")
+
+    def _read_pieces(self) -> list[Piece]:
+        answer = str(self._message.get("content") or "")
+        for name in ("reasoning", "reasoning_content"):
+            if self._message.get(name):
+                self.reasoning_field = name
+                return [Piece("reasoning", str(self._message[name])), Piece("answer", answer)]
+        splitter = self._splitter(self._prompt_ids or [])
+        pieces = splitter.push(answer) + splitter.flush()
+        if splitter.has_reasoning:
+            self.reasoning_field = None
+        return pieces

@@ -1,0 +1,93 @@
+"""Runs the application under uvicorn: one process, or several that share the port and the log.
+
+The socket is bound here, before any worker starts, so that a taken port is one clear message; TCP_NODELAY is set on
+every connection by the event loop's own transport.
+"""
+
+import ipaddress
+import logging
+import os
+import socket
+
+import uvicorn
+
+from proxy.app import create_app
+from proxy.errors import ConfigError
+from proxy.settings import Settings, load_settings
+
+# Workers are fresh processes: they read the parent's resolved settings from this variable.
+_SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
+
+# A stopping server gives running streams this long; then their records are completed as interrupted.
+GRACEFUL_SHUTDOWN_S = 20
+
+
+def check_exposure(settings: Settings) -> None:
+    """Raises ConfigError for an address beyond loopback that was not asked for outright."""
+    host = settings.server.host
+    try:
+        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback and not settings.server.allow_remote:
+        raise ConfigError(
+            f"server.host: {host} is reachable from other machines, and this proxy checks no keys. Use 127.0.0.1, "
+            "or set server.allow_remote = true once something in front of it authenticates callers"
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """The listening socket. Raises ConfigError when the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"cannot listen on {host}:{port} ({error.strerror}): choose another --port") from error
+    listener.set_inheritable(True)
+    return listener
+
+
+def run(settings: Settings) -> None:
+    """Serve until stopped. Raises ConfigError."""
+    check_exposure(settings)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    listener = bind(settings.server.host, settings.server.port)
+    host, port = listener.getsockname()[:2]
+    logging.getLogger("steer.proxy").info("serving http://%s:%d/v1 for %s", host, port, settings.upstream.url)
+    options = {
+        "log_config": None,
+        "access_log": False,  # request lines are the operator's load balancer's business; ours must stay free of text
+        "lifespan": "on",
+        "timeout_graceful_shutdown": GRACEFUL_SHUTDOWN_S,
+        "server_header": False,
+        "date_header": True,
+    }
+    if settings.server.workers == 1:
+        server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))  # type: ignore[arg-type]
+        server.run(sockets=[listener])
+        if not server.started:
+            raise ConfigError("the proxy could not start; the messages above say why")
+        return
+    os.environ[_SETTINGS_VARIABLE] = settings.model_dump_json()
+    from uvicorn.supervisors import Multiprocess  # noqa: PLC0415 - only here, it pulls in multiprocessing
+
+    config = uvicorn.Config(
+        "proxy.server:worker_app",
+        factory=True,
+        workers=settings.server.workers,
+        **options,  # type: ignore[arg-type]
+    )
+    Multiprocess(config, sockets=[listener]).run()
+
+
+def worker_app():  # type: ignore[no-untyped-def]  # noqa: ANN201 - uvicorn's factory contract
+    """The application of one worker process."""
+    import json  # noqa: PLC0415 - worker processes only
+
+    resolved = json.loads(os.environ[_SETTINGS_VARIABLE])
+    logging.basicConfig(level=resolved["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    return create_app(load_settings(None, None).model_validate(resolved))

@@ -1,0 +1,461 @@
+"""Drives one choice of one request: feeds the engine (`steer.engine`) and carries out its orders.
+
+The life of a choice:
+ 1. Deltas of the first leg come in; their frames wait in the outbox, their text goes to the engine.
+ 2. `Classify`: the segment goes to the detector, its score comes back as a verdict. `Release`: frames go out.
+ 3. `Halt`: the upstream is closed, the surviving ids are found, what was kept goes out.
+ 4. `Splice` and `Resume`: the record is inserted and the resumed leg requested at the same time; nothing more is shown
+    before the insert is durable; then the trigger and, as it is judged, the resumed leg.
+ 5. `Finish`: the record is completed, then the terminal frame goes out.
+Whatever ends the stream early (client gone, shutdown) closes the upstream at once and completes the record.
+All state is touched by one task only; readers and judges talk to it through a bounded inbox.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, assert_never
+
+import anyio
+from anyio.abc import TaskGroup
+
+from detector.context import Context
+from detector.errors import DetectorError
+from proxy.cut import LegEvent, LegTokens
+from proxy.errors import UpstreamError
+from proxy.frames import ChunkWriter, Delta
+from proxy.journal import Journal, Log
+from proxy.legs import Leg
+from proxy.log.errors import LogError
+from proxy.records import Transcript
+from proxy.resumer import Resumer
+from proxy.shown import Outbox
+from proxy.stops import StopStrings
+from steer.engine import Engine
+from steer.events import (
+    Action,
+    CannotResume,
+    Classify,
+    Finish,
+    Halt,
+    Halted,
+    Observe,
+    Refuse,
+    Release,
+    Resume,
+    Splice,
+    StreamEnd,
+    TextDelta,
+    Verdict,
+)
+from steer.record import Outcome
+
+logger = logging.getLogger("steer.proxy")
+
+# Undecided segments beyond which the upstream is no longer read. A live stream has one or two; a finished body, or a
+# slow detector, meets the bound, and no stream can fill the detector's queue alone.
+MAX_UNDECIDED = 8
+_INBOX_ITEMS = 64
+
+Show = Callable[[bytes], Awaitable[None]]
+
+
+class Scorer(Protocol):
+    """The detector, as far as a session knows it."""
+
+    async def score(self, context: Context) -> float:
+        """Probability that the context's segment is a compliance cue. Raises DetectorError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    leg: int
+    deltas: list[Delta]
+
+
+@dataclass(frozen=True, slots=True)
+class _LegEnd:
+    leg: int
+    error: UpstreamError | None
+
+
+class Session:
+    """One choice. `show` sends one payload to the client; `finished` is set when the terminal frame is out."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        first_leg: Leg,
+        make_writer: Callable[[], ChunkWriter],
+        resumer: Resumer,
+        transcript: Transcript,
+        scorer: Scorer,
+        log: Log,
+        show: Show,
+        stops: StopStrings,
+        shows_interventions: bool,
+        reveals_rejected: bool,
+        hides_reasoning: bool,
+        forwards_end: bool,
+        forwards_usage: bool,
+    ) -> None:
+        self.engine = engine
+        self.finished = anyio.Event()
+        self.finish_reason: str | None = None
+        self.error: UpstreamError | None = None
+        self.usage_seen: dict[str, Any] | None = None
+        self._make_writer = make_writer
+        self._writer: ChunkWriter | None = None
+        self._resumer = resumer
+        self.transcript = transcript
+        self._scorer = scorer
+        self._log = log
+        self._show = show
+        self._stops = stops
+        self._shows_interventions = shows_interventions
+        self._reveals = reveals_rejected
+        self._forwards_end = forwards_end
+        self._forwards_usage = forwards_usage
+        self._outbox = Outbox(hides_reasoning=hides_reasoning)
+        self._hides_reasoning = hides_reasoning
+        self._leg: Leg = first_leg
+        self._leg_number = 0
+        self._length = 0  # text of the leg fed to the engine
+        self._released = 0
+        self._answer_start: int | None = None  # offset in the leg where the answer begins
+        self._answer_limit: int | None = None  # offset in the leg that stop strings allow
+        self._tokens = LegTokens(resumer.marker_ids)
+        self._end_frame: Delta | None = None
+        self._is_refused = False
+        self._is_resume_lost = False
+        self._is_cut = False  # the current leg has been cut, and its tokens counted
+        self._send, self._inbox = anyio.create_memory_object_stream[_Batch | _LegEnd | Verdict](_INBOX_ITEMS)
+        self._room = anyio.Event()
+        self._reader_scope = anyio.CancelScope()
+
+    async def run(self) -> None:
+        """To the end. Returns normally however the upstream, detector or log behave; cancellation closes everything."""
+        with self._send, self._inbox:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                self._journal = Journal(self._log, tasks)
+                try:
+                    self._start_reader(tasks)
+                    await self._loop()
+                    if self._journal.record is not None:  # monitor mode: the client has not been kept waiting for this
+                        self._journal.close(self.transcript.completion("observed", self.finish_reason, self._tokens))
+                    await self._settle()
+                finally:
+                    self._leg.close()
+                    if self._journal.record is not None:
+                        self._journal.close(self.transcript.completion("client_left", None))
+                tasks.cancel_scope.cancel()
+
+    async def _loop(self) -> None:
+        while not self.engine.is_closed or self.engine.num_undecided:
+            match await self._inbox.receive():
+                case Verdict() as verdict:
+                    await self._act(self.engine.feed(verdict))
+                    self._room.set()
+                case _Batch(leg, deltas) if leg == self._leg_number and self._takes_text:
+                    await self._take(deltas)
+                case _LegEnd(leg, error) if leg == self._leg_number and self._takes_text:
+                    await self._end_leg(error)
+                case _:
+                    pass  # of a leg that has been cut
+
+    @property
+    def _takes_text(self) -> bool:
+        return not self.engine.is_closed and self._stops.hit is None and not self._leg_ended
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether the client gets something else than the engine sent."""
+        return self.engine.interventions > 0 or self._is_refused or self._stops.hit is not None
+
+    @property
+    def has_shown_usage(self) -> bool:
+        """Whether the engine's own usage frame went to the client."""
+        return self._forwards_usage and self.usage_seen is not None and not self.is_rewritten
+
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens that the engine generated over all legs, discarded ones included."""
+        current = 0 if self._is_cut else self._tokens.num_tokens
+        return self.transcript.generated_tokens + current
+
+    # -- a leg --------------------------------------------------------------------------------------------------------
+
+    def _start_reader(self, tasks: TaskGroup) -> None:
+        self._leg_ended = False
+        self._reader_scope = anyio.CancelScope()
+        tasks.start_soon(self._read, self._leg, self._leg_number, self._reader_scope)
+
+    async def _read(self, leg: Leg, number: int, scope: anyio.CancelScope) -> None:
+        """Reader task: deltas of one leg into the inbox, no faster than segments are decided."""
+        error: UpstreamError | None = None
+        with scope:
+            try:
+                if number > 0:  # the first leg was opened by the request handler, which needed its status
+                    await leg.open()
+                async for deltas in leg.batches():
+                    while self.engine.num_undecided >= MAX_UNDECIDED:
+                        self._room = anyio.Event()
+                        await self._room.wait()
+                    await self._send.send(_Batch(number, deltas))
+            except UpstreamError as broken:
+                error = broken
+            finally:
+                leg.close()
+            await self._send.send(_LegEnd(number, error))
+
+    async def _take(self, deltas: list[Delta]) -> None:
+        """All ids of the batch are on the books before any of its text can lead to a cut."""
+        for delta in deltas:
+            event = delta.leg_event or LegEvent(delta.text, delta.token_ids)
+            if not delta.is_slice:
+                self._tokens.add(event.text, event.token_ids)
+        number = self._leg_number
+        for delta in deltas:
+            if number != self._leg_number or not self._takes_text:
+                return
+            await self._take_one(delta)
+
+    async def _take_one(self, delta: Delta) -> None:
+        if delta.prompt_token_ids is not None and self._leg_number == 0:
+            self.transcript.prompt_ids = delta.prompt_token_ids
+        if delta.finish_reason is not None:
+            self._end_frame = delta
+        if delta.is_usage and self._leg_number == 0:
+            self.usage_seen = delta.usage
+            if not self._forwards_usage:
+                delta.payload = None
+        start, end = self._length, self._length + len(delta.text) + delta.num_held
+        self._outbox.add(delta, start, end)
+        for piece in delta.pieces:
+            if piece.channel == "answer":
+                self._watch_stops(piece.text)
+            self._length += len(piece.text)
+            self.transcript.add(piece.channel, piece.text)
+            actions = self.engine.feed(TextDelta(piece.channel, piece.text))
+            number = self._leg_number
+            await self._act(actions)
+            if number != self._leg_number or self.engine.is_closed:
+                return
+            if self._stops.hit is not None:
+                await self._stop_here()
+                return
+        await self._flush()
+
+    def _watch_stops(self, text: str) -> None:
+        if self._answer_start is None:
+            self._answer_start = self._length
+        self._answer_limit = self._answer_start + self._stops.push(text)
+
+    async def _stop_here(self) -> None:
+        """A stop string: the leg ends here as if the engine had stopped."""
+        self._leg.close()
+        self._reader_scope.cancel()
+        self._leg_ended = True
+        await self._act(self.engine.feed(StreamEnd("stop")))
+
+    async def _end_leg(self, error: UpstreamError | None) -> None:
+        self._leg_ended = True
+        if error is not None:
+            self.error = error
+            if self._leg_number > 0 and self._length == 0 and self._tokens.num_tokens == 0:
+                logger.warning("request %s: cannot resume: %s", self.transcript.request_id, error)
+                await self._act(self.engine.feed(CannotResume()))
+                return
+            await self._act(self.engine.feed(StreamEnd("error")))
+            return
+        reason = self._end_frame.finish_reason if self._end_frame is not None else None
+        await self._act(self.engine.feed(StreamEnd(reason or "stop")))
+
+    # -- orders -------------------------------------------------------------------------------------------------------
+
+    async def _act(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Release(up_to):
+                    self._released = up_to
+                    await self._flush()
+                case Classify():
+                    self._tasks.start_soon(self._judge, action)
+                case Observe():
+                    self._journal.open(self.transcript.observed(action, self._tokens))
+                case Halt():
+                    await self._halt(action)
+                case Splice():
+                    await self._splice(action)
+                case Resume():
+                    await self._resume(action)
+                case Refuse():
+                    await self._refuse(action)
+                case Finish(reason):
+                    await self._finish(reason)
+                case _:
+                    assert_never(action)
+
+    async def _judge(self, segment: Classify) -> None:
+        """Judge task: one segment through the detector."""
+        context = Context(
+            messages=self.transcript.context_messages,
+            reasoning_before=segment.before,
+            segment=segment.text,
+            channel=segment.channel,
+        )
+        started = self.transcript.now_ms()
+        try:
+            score: float | None = await self._scorer.score(context)
+        except DetectorError as error:
+            logger.warning("request %s: a segment could not be judged: %s", self.transcript.request_id, error)
+            score = None
+        self.transcript.verdict_ms[segment.segment_id] = self.transcript.now_ms() - started
+        await self._send.send(Verdict(segment.segment_id, score))
+
+    async def _halt(self, halt: Halt) -> None:
+        self._leg.close()
+        self._reader_scope.cancel()
+        self.transcript.halted(halt)
+        cut = await self._tokens.cut(halt.at, self._resumer.decode)
+        inside = self._tokens.num_inside(len(cut.kept_ids))
+        await self._show_all(self._outbox.cut(cut.kept_chars, inside, self.writer))
+        self.transcript.cut(cut, self._tokens)
+        self._is_cut = True
+        await self._act(self.engine.feed(Halted(cut.kept_chars)))
+
+    async def _splice(self, splice: Splice) -> None:
+        try:
+            trigger_ids = await self._resumer.encode(splice.text)
+        except UpstreamError as error:
+            logger.warning("request %s: the trigger could not be encoded: %s", self.transcript.request_id, error)
+            trigger_ids = []
+            self._is_resume_lost = True
+        if self._journal.record is not None:
+            self._journal.close(self.transcript.completion("halted_again", None))
+        self._journal.open(self.transcript.spliced(splice, trigger_ids))
+
+    async def _resume(self, resume: Resume) -> None:
+        self._start_new_leg()
+        try:
+            if self._is_resume_lost:
+                raise UpstreamError("the trigger could not be encoded")
+            leg = self._resumer.leg(self.transcript, resume.channel)
+        except UpstreamError as error:
+            self.error = error
+            await self._act(self.engine.feed(CannotResume()))
+            return
+        if leg is None:  # the client's token budget is spent
+            self._leg_ended = True
+            await self._show_trigger(resume)
+            if not self.engine.is_closed:
+                await self._act(self.engine.feed(StreamEnd("length")))
+            return
+        self._leg = leg
+        self._start_reader(self._tasks)
+        await self._show_trigger(resume)
+
+    def _start_new_leg(self) -> None:
+        self._leg_number += 1
+        self._length = self._released = 0
+        self._answer_start = self._answer_limit = None
+        self._tokens = LegTokens(self._resumer.marker_ids)
+        self._end_frame = None
+        self._is_cut = False
+
+    async def _show_trigger(self, resume: Resume) -> None:
+        record = self.transcript.record
+        assert record is not None, "a resume follows a splice"
+        if resume.channel == "reasoning" and self._hides_reasoning:
+            return
+        extension = self.transcript.extension(rejected=self._reveals) if self._shows_interventions else None
+        ids = record.trigger.token_ids
+        await self._show_durable(
+            [self.writer.text(resume.channel, record.trigger.text, token_ids=ids, extension=extension)]
+        )
+
+    async def _refuse(self, refuse: Refuse) -> None:
+        self._is_refused = True
+        self._leg.close()
+        self._reader_scope.cancel()
+        logger.warning("request %s: refused: %s", self.transcript.request_id, refuse.cause)
+        if self.transcript.pending_halt is not None:
+            if self._journal.record is not None:
+                self._journal.close(self.transcript.completion("halted_again", None))
+            self._journal.open(self.transcript.refused(refuse.cause))
+        self.transcript.refusal_cause = refuse.cause
+        payloads = self._outbox.cut(refuse.at, 0, self.writer)
+        if (marker := self.writer.marker(self._resumer.end_marker)) is not None and self.transcript.in_reasoning:
+            payloads.append(marker)
+        text = self.engine.policy.refusal
+        extension = {"event": "refusal", "cause": refuse.cause} if self._shows_interventions else None
+        payloads.append(self.writer.text("answer", text, extension=extension))
+        await self._show_durable(payloads)
+
+    async def _finish(self, reason: str) -> None:
+        """Complete the record, then let the end be seen."""
+        self.finish_reason = reason
+        if self.engine.policy.mode != "monitor":
+            if self._journal.record is not None:
+                self._journal.close(self.transcript.completion(self._outcome(reason), reason, self._tokens))
+            await self._settle()
+        if reason == "error":
+            self.finished.set()
+            return
+        if self._forwards_end and not self.is_rewritten:
+            await self._show_all(self._outbox.take_rest(self.writer))
+        else:
+            await self._end_rewritten(reason)
+        self.finished.set()
+
+    async def _end_rewritten(self, reason: str) -> None:
+        stop_reason = self._stops.hit or (self._end_frame.stop_reason if self._end_frame else None)
+        limit = self._answer_limit if self._stops.hit is not None and self._answer_limit is not None else self._length
+        if not self._is_refused:
+            await self._show_all(self._outbox.cut(limit, 0, self.writer))
+        calls = self._end_frame.tool_calls if self._end_frame is not None else None
+        if calls and not self._is_refused:
+            await self._show(self.writer.delta({"tool_calls": calls}))
+        await self._show(self.writer.delta({}, finish_reason=reason, stop_reason=stop_reason))
+
+    def _outcome(self, reason: str) -> Outcome:
+        if self._is_refused:
+            return "refused"
+        return "upstream_failed" if reason == "error" else "completed"
+
+    async def _settle(self) -> None:
+        """Wait for the records. The engine has closed: a log that fails now can only be told to the operator."""
+        try:
+            await self._journal.settled()
+        except LogError as error:
+            logger.error("request %s: a record was not completed: %s", self.transcript.request_id, error)
+
+    # -- showing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def writer(self) -> ChunkWriter:
+        """Made anew while the first leg's own chunks may still tell how they look."""
+        if self._writer is None or self._leg_number == 0:
+            self._writer = self._make_writer()
+        return self._writer
+
+    async def _show_durable(self, payloads: list[bytes]) -> None:
+        """Show what comes after a cut: only once its record is on disk, or the policy says to go on without."""
+        try:
+            await self._journal.settled()
+        except LogError as error:
+            logger.error("request %s: the intervention log failed: %s", self.transcript.request_id, error)
+            if self.engine.policy.on_failure == "fail_closed" and not self._is_refused:
+                await self._act(self.engine.abort("log_failure"))
+                return
+        await self._show_all(payloads)
+
+    async def _flush(self) -> None:
+        limit = self._released if self._answer_limit is None else min(self._released, self._answer_limit)
+        await self._show_all(self._outbox.take(limit, self.writer))
+
+    async def _show_all(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            await self._show(payload)

@@ -1,0 +1,147 @@
+"""Every setting of the proxy, in one place: a TOML file, then `STEER_…` environment variables, then the command line.
+
+Nested settings are sections in TOML and double underscores in the environment (`STEER_UPSTREAM__URL`). An unknown name
+is an error, so that a misspelt safety setting can't be ignored.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from proxy.errors import ConfigError
+from steer.policy import DEFAULT_REFUSAL, Mode, OnFailure, Scope
+from steer.segmenter import DEFAULT_MAX_SEGMENT_CHARS
+from steer.triggers import Trigger
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServerSettings(_Section):
+    """Where the proxy listens."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only with allow_remote")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 picks a free one")
+    allow_remote: bool = Field(False, description="listen beyond loopback; put your own authentication in front")
+    workers: int = Field(1, ge=1, le=64, description="processes, each with a detector of its own")
+    max_body_bytes: int = Field(8 << 20, ge=1024, description="largest request body, bytes")
+
+
+class UpstreamSettings(_Section):
+    """The engine behind the proxy."""
+
+    url: str = Field("http://127.0.0.1:8000", description="base URL of the engine, without /v1")
+    api_key: SecretStr | None = Field(None, description="key for the engine; unset: the client's own is passed on")
+    tokenizer: str | None = Field(None, description="tokenizer.json, folder or hub name; unset: ask the engine")
+    connect_timeout_s: float = Field(10.0, gt=0, description="seconds to connect")
+    read_timeout_s: float = Field(300.0, gt=0, description="longest silence of the engine, seconds")
+    max_connections: int = Field(1024, ge=1, description="connections to the engine per process")
+    think_start: str = Field("<think>", min_length=1, description="marker that opens reasoning")
+    think_end: str = Field("</think>", min_length=1, description="marker that closes reasoning")
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, not {self.url!r}")
+        if self.url.rstrip("/").endswith("/v1"):
+            raise ValueError("url must be given without /v1: the proxy adds the paths itself")
+        return self
+
+
+class PolicySettings(_Section):
+    """What is done about a cue."""
+
+    mode: Mode = Field("hold", description="hold: show after the verdict; tap: show, then cut; monitor: only record")
+    scope: Scope = Field("reasoning", description="what is watched; `all` adds the answer")
+    threshold: float | None = Field(None, ge=0, le=1, description="cue score; unset: the artifact's own threshold")
+    max_interventions: int = Field(5, ge=0, le=32, description="interventions per request, then a refusal")
+    on_failure: OnFailure = Field("fail_closed", description="detector or log failure: refuse, or pass")
+    max_segment_chars: int = Field(DEFAULT_MAX_SEGMENT_CHARS, ge=8, le=4096, description="longest segment")
+    refusal: str = Field(DEFAULT_REFUSAL, min_length=1, max_length=2000, description="answer of a refused request")
+    triggers: tuple[Trigger, ...] = Field((), description="trigger pool; empty: the built-in one")
+    reveal_rejected: bool = Field(False, description="show cut text to clients that ask; for demonstrations only")
+
+
+class DetectorSettings(_Section):
+    """The cue classifier."""
+
+    artifact: Path | None = Field(None, description="artifact folder; unset: the one that ships")
+    workers: int = Field(1, ge=1, le=64, description="scoring threads per process")
+    max_pending: int = Field(256, ge=1, description="segments waiting for a verdict before new ones are refused")
+
+
+class LogSettings(_Section):
+    """The intervention log."""
+
+    url: str = Field("sqlite:///steer.sqlite", description="SQLAlchemy URL: sqlite:///file or postgresql+psycopg://…")
+
+
+class LimitSettings(_Section):
+    """What one request may ask for."""
+
+    max_n: int = Field(16, ge=1, le=128, description="choices per request")
+    max_tokens: int | None = Field(None, ge=1, description="cap on max_tokens; unset: the engine's own")
+    extra_fields: tuple[str, ...] = Field((), description="request fields to pass on beyond the allow-list")
+
+
+class Settings(BaseSettings):
+    """All sections. Precedence: command line, environment, TOML file, defaults."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="STEER_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    server: ServerSettings = ServerSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    policy: PolicySettings = PolicySettings()
+    detector: DetectorSettings = DetectorSettings()
+    log: LogSettings = LogSettings()
+    limits: LimitSettings = LimitSettings()
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over what the file gave, which arrives as init values."""
+        return (env_settings, init_settings)
+
+
+def load_settings(path: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:
+    """Settings from a file (if given), the environment, and the command line's `overrides` by section.
+
+    Raises ConfigError naming the file, the setting and what is wrong with it.
+    """
+    from_file: dict[str, Any] = {}
+    if path is not None:
+        try:
+            from_file = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    try:
+        settings = Settings(**from_file)
+        for section, values in (overrides or {}).items():
+            if values:
+                current = getattr(settings, section)
+                merged = type(current).model_validate(current.model_dump() | values)
+                settings = settings.model_copy(update={section: merged})
+        return settings
+    except ValidationError as error:
+        where = str(path) if path is not None else "settings"
+        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
