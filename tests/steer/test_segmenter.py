@@ -1,0 +1,84 @@
+"""Segments are sentences, lines or bounded pieces, and depend on the text alone."""
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steer.segmenter import Segment, Segmenter, segment
+
+_TEXT = st.text(max_size=200) | st.text(alphabet="ab .!?\n\"')。、1.・」…X", max_size=120)
+
+
+def pieces(text: str, max_chars: int = 320) -> list[str]:
+    return [text[s.start : s.end] for s in segment(text, max_chars)]
+
+
+@settings(max_examples=3000, deadline=None, derandomize=True)
+@given(_TEXT, st.integers(0, 2**32), st.sampled_from([8, 20, 320]))
+def test_segments_do_not_depend_on_chunks(text: str, seed: int, max_chars: int) -> None:
+    rng, segmenter, found, at = random.Random(seed), Segmenter(max_chars), list[Segment](), 0
+    while at < len(text):
+        size = rng.randint(0, 9)
+        found += segmenter.push(text[at : at + size])
+        at += size
+    assert found + segmenter.flush() == segment(text, max_chars)
+
+
+@settings(max_examples=3000, deadline=None, derandomize=True)
+@given(_TEXT, st.sampled_from([8, 20, 320]))
+def test_every_character_that_is_no_blank_is_in_exactly_one_bounded_segment(text: str, max_chars: int) -> None:
+    end = 0
+    for index, found in enumerate(segment(text, max_chars)):
+        assert found.index == index
+        assert found.start >= end
+        assert not text[end : found.start].strip()
+        assert 0 < found.end - found.start <= max_chars
+        end = found.end
+    assert not text[end:].strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One. Two! Three?", ["One.", " Two!", " Three?"]),
+        ("It costs 3.14 dollars. Fine.", ["It costs 3.14 dollars.", " Fine."]),
+        ("See Dr. Smith, e.g. today. Then go.", ["See Dr. Smith, e.g. today.", " Then go."]),
+        ("The U.S. law applies. Next.", ["The U.S. law applies.", " Next."]),
+        ('He said "stop." Then left.', ['He said "stop."', " Then left."]),
+        ("First step.\n\nSecond step.", ["First step.\n\n", "Second step."]),
+        ("\n\nOkay, so. Next", ["Okay, so.", " Next"]),
+        ("1. First item\n2. Second item\n", ["1. First item\n", "2. Second item\n"]),
+        ("这是一句。第二句！还有", ["这是一句。", "第二句！", "还有"]),
+        ("他说：「好。」然后走了。", ["他说：「好。」", "然后走了。"]),
+        ("Well... okay then. Yes", ["Well...", " okay then.", " Yes"]),
+        ("x = 1\nif x:\n    f(x)\n", ["x = 1\n", "if x:\n", "    f(x)\n"]),
+        ("```\ncode\n", ["```\ncode\n"]),
+        ("   \n\n ", []),
+        ("", []),
+    ],
+)
+def test_boundaries_are_where_a_reader_would_put_them(text: str, expected: list[str]) -> None:
+    assert pieces(text) == expected
+
+
+def test_text_without_any_punctuation_is_cut_at_white_space_within_the_bound() -> None:
+    found = pieces("word " * 30, max_chars=20)
+    assert all(len(piece) <= 20 for piece in found)
+    assert all(not piece.strip() or piece.split()[-1] == "word" for piece in found)
+
+
+def test_a_wall_of_characters_is_cut_hard_at_the_bound() -> None:
+    assert [len(piece) for piece in pieces("x" * 50, max_chars=20)] == [20, 20, 10]
+
+
+def test_start_is_the_end_of_what_is_decided() -> None:
+    segmenter = Segmenter()
+    segmenter.push("One. Two")
+    assert segmenter.start == 4
+
+
+def test_a_bound_too_small_to_hold_a_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 8"):
+        Segmenter(7)
