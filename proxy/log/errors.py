@@ -1,0 +1,63 @@
+"""What can go wrong with the intervention log. Every message says what to do; none holds a word of user text.
+
+LogError
+├── LogUrlError             the URL names no usable database
+├── LogUnavailable          the database can't be opened, reached or written, now
+│   ├── LogReadOnly         a folder, file or server that doesn't take writes
+│   ├── LogFull             no space left
+│   └── LogLocked           another program holds the database
+├── LogDamaged              the file is no database, or a broken one
+├── SchemaTooNew            written by a newer version of steer
+├── LogOverloaded           writes arrive faster than the database takes them
+├── LogClosed               used after close()
+├── RecordRejected          the database refuses this one record
+└── UnknownIntervention     no record has this id
+"""
+
+
+class LogError(Exception):
+    """The intervention log failed. The message names the log and the fix."""
+
+
+class LogUrlError(LogError):
+    """The log's URL can't be used."""
+
+
+class LogUnavailable(LogError):
+    """The database can't be opened, reached or written. It may be back later; nothing was half-written."""
+
+
+class LogReadOnly(LogUnavailable):
+    """The database, its folder or its server takes no writes."""
+
+
+class LogFull(LogUnavailable):
+    """No space left for the database."""
+
+
+class LogLocked(LogUnavailable):
+    """Another program holds the database for longer than the log waits."""
+
+
+class LogDamaged(LogError):
+    """The file is not a database, or its content is broken."""
+
+
+class SchemaTooNew(LogError):
+    """The database was migrated by a newer version of steer."""
+
+
+class LogOverloaded(LogError):
+    """More writes are waiting than the log is willing to hold in memory."""
+
+
+class LogClosed(LogError):
+    """The log was used after close()."""
+
+
+class RecordRejected(LogError):
+    """The database refuses this record; others are not affected."""
+
+
+class UnknownIntervention(LogError):
+    """No record has this id."""

@@ -1,0 +1,111 @@
+"""The log's tables as the code of today sees them; `migrations/` brings a database there, step by step.
+
+Columns are what one filters and counts by. **All user text is in `intervention_texts.body`** and nowhere else, so that
+retention, deletion and encryption have one place to go to. Times are microseconds since the epoch (UTC): one integer
+type that sorts and compares alike in SQLite and PostgreSQL.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+    }
+)
+
+interventions = Table(
+    "interventions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("schema_version", Integer, nullable=False),
+    Column("request_id", Text, nullable=False, index=True),
+    Column("choice", Integer, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("adapter", Text),
+    Column("policy_hash", Text, nullable=False),
+    Column("detector_hash", Text, nullable=False),
+    Column("trigger_id", Text),
+    Column("channel", Text, nullable=False),
+    Column("score", Float, nullable=False),
+    Column("category", Text),
+    Column("outcome", Text, nullable=False),
+    Column("finish_reason", Text),
+    Column("review_state", Text, nullable=False),
+    Column("halted_ms", Float, nullable=False),
+    Column("verdict_ms", Float),
+    Column("resumed_ms", Float),
+    Column("ended_ms", Float),
+    Column("discarded_tokens", Integer),
+    # None: no completion has been written (also where the outcome says "interrupted").
+    Column("completed_us", BigInteger),
+    # Who will complete the row. None: nobody (imported, complete at once).
+    Column("owner_id", Text),
+    Index("ix_interventions_created", "created_us", "id"),
+    Index("ix_interventions_tenant", "tenant", "created_us"),
+    Index("ix_interventions_outcome", "outcome", "created_us"),
+    Index("ix_interventions_review", "review_state", "created_us"),
+)
+# Few rows are open at a time; the sweep for rows that a crash left open must not scan a million others.
+Index(
+    "ix_interventions_open",
+    interventions.c.owner_id,
+    sqlite_where=interventions.c.outcome == "open",
+    postgresql_where=interventions.c.outcome == "open",
+)
+
+# Two parts, written once each: "halt" at the halt, "completion" at the end. Nothing is rewritten, so neither half can
+# damage the other.
+intervention_texts = Table(
+    "intervention_texts",
+    metadata,
+    Column("intervention_id", Text, ForeignKey("interventions.id", ondelete="CASCADE"), nullable=False),
+    Column("part", Text, nullable=False),
+    Column("body", Text, nullable=False),  # JSON
+    PrimaryKeyConstraint("intervention_id", "part"),
+)
+
+# One row a request, halted or not: what rates are computed from. No text.
+requests = Table(
+    "requests",
+    metadata,
+    Column("request_id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False, index=True),
+    Column("outcome", Text, nullable=False),
+    Column("segments", Integer, nullable=False),
+    Column("interventions", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("discarded_tokens", Integer, nullable=False),
+    Column("duration_ms", Float, nullable=False),
+)
+
+# Processes that write to this log; `owners.py` says how a dead one is told from a living one.
+owners = Table(
+    "owners",
+    metadata,
+    Column("owner_id", Text, primary_key=True),
+    Column("boot", Text, nullable=False),
+    Column("pid_space", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pid_started", Text, nullable=False),
+    Column("heartbeat_us", BigInteger, nullable=False),
+)
