@@ -23,6 +23,10 @@ class Ended(Protocol):
         """Whether the client gets something else than the engine sent."""
 
     @property
+    def shown_ids(self) -> list[int]:
+        """Ids behind what the client was shown, triggers included."""
+
+    @property
     def generated_tokens(self) -> int:
         """Tokens that the engine generated over all legs, discarded ones included."""
 
@@ -35,7 +39,6 @@ class BodyCollector:
         self._texts: dict[str, list[str]] = {}
         self._tool_calls: list[dict[str, Any]] = []
         self._logprobs: list[dict[str, Any]] = []
-        self._token_ids: list[int] = []
         self._last: dict[str, Any] = {}
         self._told: list[dict[str, Any]] = []
 
@@ -51,11 +54,10 @@ class BodyCollector:
                 elif isinstance(value, str):
                     self._texts.setdefault(name, []).append(value)
             self._logprobs += (choice.get("logprobs") or {}).get("content") or []
-            self._token_ids += choice.get("token_ids") or []
             if choice.get("finish_reason") is not None:
                 self._last = choice
 
-    def choice(self, original: dict[str, Any]) -> dict[str, Any]:
+    def choice(self, original: dict[str, Any], shown_ids: list[int]) -> dict[str, Any]:
         """The engine's choice with what was collected in place of what it said."""
         message = dict(original["message"])
         for name in ("reasoning", "reasoning_content", "content"):
@@ -72,7 +74,7 @@ class BodyCollector:
         if original.get("logprobs") is not None:
             changed["logprobs"] = {"content": self._logprobs}
         if original.get("token_ids") is not None:
-            changed["token_ids"] = self._token_ids or None
+            changed["token_ids"] = shown_ids
         return changed
 
     @staticmethod
@@ -82,7 +84,9 @@ class BodyCollector:
         choices = []
         for index, (body, collector, session) in enumerate(zip(bodies, collectors, sessions, strict=True)):
             original = body["choices"][0]
-            choices.append(collector.choice(original) if session.is_rewritten else {**original, "index": index})
+            choices.append(
+                collector.choice(original, session.shown_ids) if session.is_rewritten else {**original, "index": index}
+            )
         merged: dict[str, Any] = bodies[0] | {"choices": choices, "usage": merged_usage(sessions)}
         told = [event for collector in collectors for event in collector._told]
         if told:
@@ -97,8 +101,14 @@ def merged_usage(sessions: Sequence[Ended]) -> dict[str, Any]:
     if prompt is None:
         prompt = len(sessions[0].transcript.prompt_ids or [])
     completion = sum(session.generated_tokens + session.transcript.trigger_tokens for session in sessions)
-    return usage | {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-    }
+    usage |= {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    if usage.get("completion_tokens_details") is not None:
+        if any(session.is_rewritten for session in sessions):
+            del usage["completion_tokens_details"]  # the engine's split is of its own text, which was not shown
+        else:
+            details = [(session.usage_seen or {}).get("completion_tokens_details") or {} for session in sessions]
+            usage["completion_tokens_details"] = {
+                name: sum(detail.get(name) or 0 for detail in details) if isinstance(value, int) else value
+                for name, value in details[0].items()
+            }
+    return usage

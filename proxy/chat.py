@@ -250,9 +250,17 @@ async def _end_stream(exchange: Exchange, sessions: list[Session], writer: Strea
     if failed is not None:
         await writer.event(json.dumps(failed.to_openai(), ensure_ascii=False).encode())
     elif exchange.request.include_usage and not sessions[0].has_shown_usage:
-        usage = merged_usage(sessions)
-        await writer.event(sessions[0].writer.usage(usage))
+        await writer.event(_usage_chunk(sessions))
     await writer.end()
+
+
+def _usage_chunk(sessions: list[Session]) -> bytes:
+    """The engine's own usage chunk with the usage of all legs and choices in it; one of ours where it sent none."""
+    usage = merged_usage(sessions)
+    own = sessions[0].usage_payload
+    if own is None:
+        return sessions[0].writer.usage(usage)
+    return json.dumps(json.loads(own) | {"usage": usage}, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> None:

@@ -105,6 +105,7 @@ class Session:
         self.finish_reason: str | None = None
         self.error: UpstreamError | None = None
         self.usage_seen: dict[str, Any] | None = None
+        self.usage_payload: bytes | None = None
         self._make_writer = make_writer
         self._writer: ChunkWriter | None = None
         self._resumer = resumer
@@ -185,6 +186,11 @@ class Session:
         current = 0 if self._is_cut else self._tokens.num_tokens
         return self.transcript.generated_tokens + current
 
+    @property
+    def shown_ids(self) -> list[int]:
+        """Ids behind what the client was shown, triggers included."""
+        return self.transcript.ids + ([] if self._is_cut else self._tokens.token_ids)
+
     # -- a leg --------------------------------------------------------------------------------------------------------
 
     def _start_reader(self, tasks: TaskGroup) -> None:
@@ -228,7 +234,7 @@ class Session:
         if delta.finish_reason is not None:
             self._end_frame = delta
         if delta.is_usage and self._leg_number == 0:
-            self.usage_seen = delta.usage
+            self.usage_seen, self.usage_payload = delta.usage, delta.payload
             if not self._forwards_usage:
                 delta.payload = None
         start, end = self._length, self._length + len(delta.text) + delta.num_held
