@@ -19,10 +19,11 @@ from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
 from proxy.capabilities import Prober
 from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
-from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
+from proxy.errors import ConfigError, RequestError, UpstreamError, UpstreamStatusError
 from proxy.guard import Limits, check_chat_request
 from proxy.log import InterventionLog
 from proxy.responses import send_error, send_json
+from proxy.session import Scorer
 from proxy.settings import Settings
 from proxy.think import ThinkMarkers
 from proxy.tokens import load_tokenizer
@@ -161,21 +162,24 @@ async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
 
 
 @asynccontextmanager
-async def open_services(settings: Settings) -> AsyncIterator[Services]:
-    """Everything that requests share, opened in order and closed in reverse.
+async def open_services(settings: Settings, scorer: Scorer | None = None) -> AsyncIterator[Services]:
+    """Everything that requests share, opened in order and closed in reverse. `scorer` replaces the artifact's queue.
 
     Raises ConfigError, ArtifactError, LogError when something can't be used: the process must not start half-guarded.
     """
     markers = ThinkMarkers(settings.upstream.think_start, settings.upstream.think_end)
     tokenizer = None if settings.upstream.tokenizer is None else load_tokenizer(settings.upstream.tokenizer)
-    artifact = load_artifact(settings.detector.artifact)
+    artifact = load_artifact(settings.detector.artifact) if scorer is None else None
     upstream = settings.upstream
     async with AsyncExitStack() as stack:
         log = InterventionLog.open(settings.log.url)
         stack.push_async_callback(log.close)
-        scorer = await stack.enter_async_context(
-            ScoringQueue(artifact, workers=settings.detector.workers, max_pending=settings.detector.max_pending)
-        )
+        if scorer is None:
+            assert artifact is not None, "loaded above, in the same case"
+            detector = settings.detector
+            scorer = await stack.enter_async_context(
+                ScoringQueue(artifact, workers=detector.workers, max_pending=detector.max_pending)
+            )
         client = await stack.enter_async_context(
             UpstreamClient(
                 upstream.url,
@@ -190,18 +194,20 @@ async def open_services(settings: Settings) -> AsyncIterator[Services]:
             prober=Prober(client, markers, tokenizer),
             scorer=scorer,
             log=log,
-            policy=make_policy(settings, artifact.threshold),
+            policy=make_policy(settings, None if artifact is None else artifact.threshold),
             triggers=TriggerPool(settings.policy.triggers) if settings.policy.triggers else TriggerPool(),
             markers=markers,
-            detector_hash=artifact.digest,
+            detector_hash="external" if artifact is None else artifact.digest,
             reveals_rejected=settings.policy.reveal_rejected,
         )
 
 
-def make_policy(settings: Settings, artifact_threshold: float) -> Policy:
+def make_policy(settings: Settings, artifact_threshold: float | None) -> Policy:
     """The policy of the settings; the threshold is the artifact's own unless set."""
     values = settings.policy.model_dump(include=set(Policy.model_fields))
     if values["threshold"] is None:
+        if artifact_threshold is None:
+            raise ConfigError("policy.threshold: set it, since an external scorer has no threshold of its own")
         values["threshold"] = artifact_threshold
     return Policy.model_validate(values)
 
@@ -212,13 +218,13 @@ def make_limits(settings: Settings) -> Limits:
     return Limits(max_n=limits.max_n, max_tokens=limits.max_tokens, extra_fields=frozenset(limits.extra_fields))
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The application; its services live as long as its lifespan."""
+def create_app(settings: Settings, scorer: Scorer | None = None) -> ASGIApp:
+    """The application; its services live as long as its lifespan. `scorer` replaces the shipped detector."""
     proxy: list[Proxy] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(settings, proxy, receive, send)
+            await _lifespan(settings, scorer, proxy, receive, send)
         elif scope["type"] == "http":
             await proxy[0](scope, receive, send)
         else:
@@ -227,10 +233,12 @@ def create_app(settings: Settings) -> ASGIApp:
     return app
 
 
-async def _lifespan(settings: Settings, proxy: list[Proxy], receive: Receive, send: Send) -> None:
+async def _lifespan(
+    settings: Settings, scorer: Scorer | None, proxy: list[Proxy], receive: Receive, send: Send
+) -> None:
     await receive()
     try:
-        async with open_services(settings) as services:
+        async with open_services(settings, scorer) as services:
             proxy.append(Proxy(services, make_limits(settings), settings.server.max_body_bytes))
             await send({"type": "lifespan.startup.complete"})
             await receive()
