@@ -5,11 +5,14 @@ examples every run. Tests of the engine's invariants ask for their 3,000 cases t
 """
 
 import os
+import uuid
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy import create_engine, make_url
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile(
@@ -59,3 +62,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def anyio_backend() -> str:
     """uvicorn and aiohttp run on asyncio, so the tests do."""
     return "asyncio"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def log_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of an empty database for an intervention log: one test, two servers."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/log.sqlite"
+        return
+    server = os.environ["STEER_TEST_POSTGRES_URL"]
+    name = f"steer_{uuid.uuid4().hex}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.exec_driver_sql(f"create database {name}")
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with admin.connect() as connection:
+            connection.exec_driver_sql(f"drop database {name} with (force)")
+        admin.dispose()

@@ -9,9 +9,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 Insert = postgresql.Insert | sqlite.Insert
 
 
-def insert_or_skip(connection: Connection, table: Table, values: Mapping[str, Any]) -> Insert:
-    """INSERT that leaves a row with the same key as it is."""
-    return _insert(connection, table, values).on_conflict_do_nothing()
+def insert_once(connection: Connection, table: Table, values: Mapping[str, Any]) -> bool:
+    """INSERT that leaves a row with the same key as it is. True where a row was written."""
+    # Asked for the key back, since a driver's row count after INSERT is no promise.
+    statement = _insert(connection, table, values).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(statement).first() is not None
 
 
 def insert_or_update(

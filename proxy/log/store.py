@@ -19,7 +19,7 @@ from proxy.log.failures import translated
 from proxy.log.owners import HEARTBEAT_S, LEASE_S, Owner
 from proxy.log.query import RequestCounts
 from proxy.log.reader import LogReader
-from proxy.log.sql import insert_or_skip
+from proxy.log.sql import insert_once
 from proxy.log.tables import intervention_texts, interventions, requests
 from proxy.log.writer import Writer
 from steer.record import Completion, InterventionRecord
@@ -115,7 +115,7 @@ def _insert(connection: Connection, record: InterventionRecord, owner: Owner) ->
         values |= rows.completion_columns(record.completion) | {"completed_us": rows.now_us()}
     elif record.outcome == "open":
         values["owner_id"] = owner.owner_id
-    if connection.execute(insert_or_skip(connection, interventions, values)).rowcount == 0:
+    if not insert_once(connection, interventions, values):
         return
     _write_text(connection, record.id, "halt", rows.halt_body(record))
     if record.completion is not None:
@@ -137,7 +137,7 @@ def _complete(connection: Connection, record_id: str, completion: Completion) ->
 def _count(connection: Connection, counts: RequestCounts) -> None:
     values = asdict(counts)
     values["created_us"] = rows.microseconds(values.pop("created_at"))
-    connection.execute(insert_or_skip(connection, requests, values))
+    insert_once(connection, requests, values)
 
 
 def _write_text(connection: Connection, record_id: str, part: str, body: str) -> None:
