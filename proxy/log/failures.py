@@ -98,6 +98,10 @@ def _sqlite_error(error: sqlite3.Error, where: str) -> LogError:
 def _postgres_error(error: DBAPIError, where: str) -> LogError:
     state = getattr(error.orig, "sqlstate", None)
     if state is None:
+        # libpq gives a failed connection no code. In another language than English the general words below must do.
+        words = str(error.orig)
+        state = "3D000" if "does not exist" in words else "28P01" if "authentication failed" in words else None
+    if state is None:
         return LogUnavailable(
             f"{where} can't be reached or broke off: see that the server runs, that log.url is right, and that this "
             "host may connect"
