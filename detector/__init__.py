@@ -1,0 +1,1 @@
+"""How likely is a segment of reasoning a compliance cue, given the conversation so far? Never imports torch."""

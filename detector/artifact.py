@@ -1,0 +1,127 @@
+"""The artifact: a folder that holds one trained classifier, and the check that it is whole.
+
+    manifest.json      written last; names every other file by SHA-256
+    model.onnx         segment scorer: (request vectors, segment word vectors, types) -> probability of a cue
+    request.onnx       request encoder: (request word vectors, types) -> (request vectors, probability of harm)
+    embeddings.npz     word vectors shared by both: int8 [vocabulary, width] and one fp32 scale a row
+    tokenizer.json     Hugging Face tokenizers format
+
+Nothing is used before its hash was compared: a detector that silently scores with half a file is worse than none.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detector.context import INPUT_FORMAT
+from detector.errors import ArtifactError
+
+DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "default"
+FORMAT = 1
+FILES = ("model.onnx", "request.onnx", "embeddings.npz", "tokenizer.json")
+_RETRAIN = "reinstall the package, or train one with `steer train detector`"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold with what it was chosen for; rates are shares of validation traces."""
+
+    name: str
+    threshold: float
+    false_halt_rate: float
+    recall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A checked artifact folder. `digest` (SHA-256 of the manifest) is the detector's version in records."""
+
+    path: Path
+    digest: str
+    threshold: float
+    operating_points: tuple[OperatingPoint, ...]
+    labels: tuple[str, ...]
+    training_data: str
+    reference_histogram: tuple[float, ...]
+    """Share of the segments of ordinary traffic in each of equally wide score bins over [0, 1]."""
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+def load_artifact(path: Path | None = None) -> Artifact:
+    """The artifact in folder `path` (None: the shipped one), after every hash was checked.
+
+    Raises `ArtifactError`, naming the file and what to do, when anything is missing, altered or of another format.
+    """
+    folder = DEFAULT_ARTIFACT if path is None else path
+    manifest_path = folder / "manifest.json"
+    raw = _read(manifest_path)
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+    except ValueError as error:
+        raise ArtifactError(f"{manifest_path} is not JSON ({error}); {_RETRAIN}") from error
+    _check_format(manifest_path, manifest)
+    for name in FILES:
+        _check_hash(folder / name, manifest["files"].get(name))
+    try:
+        return Artifact(
+            path=folder,
+            digest=hashlib.sha256(raw).hexdigest(),
+            threshold=float(manifest["threshold"]),
+            operating_points=tuple(OperatingPoint(**point) for point in manifest["operating_points"]),
+            labels=tuple(manifest["labels"]),
+            training_data=str(manifest["training_data"]),
+            reference_histogram=tuple(float(share) for share in manifest["reference_histogram"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{manifest_path}: bad or missing field ({error!r}); {_RETRAIN}") from error
+
+
+def write_manifest(folder: Path, fields: dict[str, Any]) -> str:
+    """Complete an artifact folder: hash its files, write the manifest last, return its digest."""
+    manifest = {
+        "format": FORMAT,
+        "input_format": INPUT_FORMAT,
+        "files": {name: _sha256(folder / name) for name in FILES},
+        **fields,
+    }
+    raw = (json.dumps(manifest, indent=2) + "\n").encode()
+    temporary = folder / "manifest.json.part"
+    temporary.write_bytes(raw)
+    temporary.replace(folder / "manifest.json")
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _check_format(path: Path, manifest: dict[str, Any]) -> None:
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{path} is not a detector manifest; {_RETRAIN}")
+    for field, known in (("format", FORMAT), ("input_format", INPUT_FORMAT)):
+        if manifest.get(field) != known:
+            raise ArtifactError(
+                f"{path}: {field} is {manifest.get(field)!r}, this version reads {known}; "
+                "retrain with `steer train detector`, or install the version that made it"
+            )
+
+
+def _check_hash(path: Path, expected: object) -> None:
+    if expected is None:
+        raise ArtifactError(f"{path.parent / 'manifest.json'} names no hash for {path.name}; {_RETRAIN}")
+    found = hashlib.sha256(_read(path)).hexdigest()
+    if found != expected:
+        raise ArtifactError(
+            f"{path} is altered or truncated (SHA-256 {found[:12]}…, manifest says {str(expected)[:12]}…); {_RETRAIN}"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be read ({error.strerror or error}); {_RETRAIN}") from error
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(_read(path)).hexdigest()

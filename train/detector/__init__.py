@@ -1,0 +1,1 @@
+"""Distils the cue classifier that `detector` serves: `train.detector.run.run(config, out)`."""

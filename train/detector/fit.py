@@ -1,0 +1,148 @@
+"""Training of the student: batches of conversations, one pass of the request encoder each, many segments.
+
+Resumable: a checkpoint is written after each epoch. Runs on a GPU where there is one, in bfloat16; else on the CPU.
+"""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from train.detector.config import FitConfig
+from train.detector.examples import Examples, Group, Packed, Row, pack
+from train.detector.model import Student
+
+# Harmful prompts are a sixth of the public sets; drawn thrice, the classes of the openers are nearly even.
+_HARMFUL_DRAWS = 3
+# Of a long trace, the first sentences are always drawn: that is where most first cues are.
+_OPENING_ROWS = 3
+
+Report = Callable[[str], None]
+
+
+class Batch(NamedTuple):
+    """Requests [groups], segments [rows] with the group of each; harm is NaN where it is not taught."""
+
+    requests: list[int]
+    harm: list[float]
+    rows: list[Row]
+    owners: list[int]
+
+
+class Arrays:
+    """Packed tokens on the device."""
+
+    def __init__(self, packed: Packed, device: torch.device) -> None:
+        self.ids = torch.from_numpy(packed.ids).to(device)
+        self.types = torch.from_numpy(packed.types).to(device)
+        self.lengths = packed.lengths
+        self.device = device
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """ids, types, mask, each [len(indices), longest of these]."""
+        lengths = torch.from_numpy(self.lengths[list(indices)])
+        longest = int(lengths.max())
+        picked = torch.tensor(indices)
+        if self.device.type == "cuda":
+            picked, lengths = picked.pin_memory().to(self.device, non_blocking=True), lengths.to(self.device)
+        mask = torch.arange(longest, device=self.device)[None] < lengths[:, None]
+        return self.ids[picked, :longest].long(), self.types[picked, :longest].long(), mask
+
+
+def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Path, report: Report) -> None:
+    """Train `student` in place; goes on from `checkpoint` where it exists."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(config.seed)
+    student.to(device)
+    requests, segments = Arrays(pack(examples.requests), device), Arrays(pack(examples.segments), device)
+    steps_per_epoch = len(list(epoch_batches(examples.groups, config, 0)))
+    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.learning_rate, total_steps=steps_per_epoch * config.epochs + 1, pct_start=0.06
+    )
+    first = _resume(checkpoint, student, optimizer, schedule, device)
+    for epoch in range(first, config.epochs):
+        student.train()
+        total = torch.zeros((), device=device)
+        for batch in epoch_batches(examples.groups, config, epoch):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = batch_loss(student, requests, segments, batch, config.harm_weight)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.detach()
+        report(f"epoch {epoch + 1}/{config.epochs}: loss {float(total) / steps_per_epoch:.4f}")
+        _save(checkpoint, student, optimizer, schedule, epoch + 1)
+    student.eval()
+
+
+def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batch, harm_weight: float) -> Tensor:
+    """Weighted cross-entropy of segment classes plus `harm_weight` times that of the requests' harm."""
+    vectors, harm_logits = student.encode(*requests.take(batch.requests))
+    owners = torch.tensor(batch.owners, device=vectors.device)
+    logits = student.score(vectors[owners], *segments.take([row.segment for row in batch.rows]))
+    labels = torch.tensor([row.label for row in batch.rows], device=vectors.device)
+    weights = torch.tensor([row.weight for row in batch.rows], device=vectors.device)
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    harm = torch.tensor(batch.harm, device=vectors.device)
+    taught = ~harm.isnan()
+    harm_losses = F.binary_cross_entropy_with_logits(harm_logits.float(), harm.nan_to_num(0.0), reduction="none")
+    harm_loss = (harm_losses * taught).sum() / taught.sum().clamp(min=1)
+    return (losses * weights).sum() / weights.sum() + harm_weight * harm_loss
+
+
+def epoch_batches(groups: Sequence[Group], config: FitConfig, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch; depends on the seed and the epoch alone."""
+    rng = random.Random(f"{config.seed}/{epoch}")  # noqa: S311 - not for cryptography
+    order = [group for group in groups for _ in range(_draws(group, config, rng))]
+    rng.shuffle(order)
+    for start in range(0, len(order), config.groups_per_batch):
+        batch = Batch([], [], [], [])
+        for owner, group in enumerate(order[start : start + config.groups_per_batch]):
+            batch.requests.append(rng.choice(group.requests) if rng.random() < 0.6 else group.requests[0])
+            batch.harm.append(float("nan") if group.harm is None else group.harm)
+            rows = _draw_rows(group, config.segments_per_group, rng)
+            batch.rows.extend(rows)
+            batch.owners.extend([owner] * len(rows))
+        if batch.rows:
+            yield batch
+
+
+def _draws(group: Group, config: FitConfig, rng: random.Random) -> int:
+    if config.share < 1 and rng.random() >= config.share:
+        return 0
+    if group.is_trace:
+        return 1
+    return (_HARMFUL_DRAWS if (group.harm or 0.0) > 0.5 else 1) * int(rng.random() < config.prompts_per_epoch)
+
+
+def _draw_rows(group: Group, count: int, rng: random.Random) -> list[Row]:
+    if len(group.rows) <= count:
+        return group.rows
+    if not group.is_trace:
+        return rng.sample(group.rows, count)
+    return group.rows[:_OPENING_ROWS] + rng.sample(group.rows[_OPENING_ROWS:], count - _OPENING_ROWS)
+
+
+def _save(path: Path, student: Student, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, epoch: int) -> None:
+    temporary = path.with_suffix(".part")
+    state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epoch": epoch}
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, device: torch.device) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device, weights_only=True)
+    student.load_state_dict(state["student"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["epoch"])
+

@@ -1,0 +1,134 @@
+"""What a detector's scores are worth: first-cue agreement, false halts, the choice of a threshold. Pure functions.
+
+A trace is halted at its first segment whose score reaches the threshold. Where a segment overlaps several labelled
+sentences, the nearest to the first labelled cue counts: the proxy cuts there either way.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+from train.detector.data import LabelledSegment, Trace
+
+_CUE_LABEL = "C"
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A trace with its segments and their scores, in order."""
+
+    trace: Trace
+    segments: Sequence[LabelledSegment]
+    scores: Sequence[float]
+
+    def first_halt(self, threshold: float) -> int | None:
+        return next((index for index, score in enumerate(self.scores) if score >= threshold), None)
+
+    @property
+    def first_cue(self) -> int | None:
+        """Index of the first labelled sentence that is a cue."""
+        index = self.trace.labels.find(_CUE_LABEL)
+        return None if index < 0 else index
+
+
+class Interval(NamedTuple):
+    """A share with its count and 95 % Wilson interval."""
+
+    share: float
+    count: int
+    of: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class CueReport:
+    """How first cues were found. `missed`: no halt inside the labelled part. `early`: more than one sentence before."""
+
+    exact: Interval
+    within_one: Interval
+    missed: Interval
+    early: Interval
+
+
+def share(count: int, of: int) -> Interval:
+    if of == 0:
+        return Interval(math.nan, 0, 0, math.nan, math.nan)
+    z, p = 1.96, count / of
+    centre = (p + z * z / (2 * of)) / (1 + z * z / of)
+    half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
+    return Interval(p, count, of, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def offset(item: Scored, threshold: float) -> int | None:
+    """Sentences from the first labelled cue to the halt (negative: early); None where it was missed."""
+    cue, halt = item.first_cue, item.first_halt(threshold)
+    assert cue is not None, "only traces with a cue have an offset"
+    if halt is None or not item.segments[halt].spans:
+        return None
+    return min((span - cue for span in item.segments[halt].spans), key=abs)
+
+
+def cue_report(items: Sequence[Scored], threshold: float) -> CueReport:
+    """Over the traces among `items` that comply."""
+    offsets = [offset(item, threshold) for item in items if item.first_cue is not None]
+    count = len(offsets)
+    found = [value for value in offsets if value is not None]
+    return CueReport(
+        exact=share(sum(value == 0 for value in found), count),
+        within_one=share(sum(abs(value) <= 1 for value in found), count),
+        missed=share(count - len(found), count),
+        early=share(sum(value < -1 for value in found), count),
+    )
+
+
+def halted(items: Sequence[Scored], threshold: float) -> Interval:
+    """Share of traces with a halt anywhere."""
+    return share(sum(item.first_halt(threshold) is not None for item in items), len(items))
+
+
+def choose_threshold(
+    items: Sequence[Scored], ordinary: Sequence[Scored], borderline: Sequence[Scored], max_ordinary: float, max_borderline: float
+) -> float:
+    """The threshold with most first cues within one sentence among those that keep both budgets.
+
+    Ties go to the middle of the best stretch: scores of other traffic will lie a little elsewhere. If none keeps the
+    budgets, the highest threshold tried.
+    """
+    grid = threshold_grid()
+    allowed = [t for t in grid if _keeps(ordinary, t, max_ordinary) and _keeps(borderline, t, max_borderline)]
+    if not allowed:
+        return grid[-1]
+    counts = [cue_report(items, t).within_one.count for t in allowed]
+    best = [t for t, count in zip(allowed, counts, strict=True) if count == max(counts)]
+    return best[len(best) // 2]
+
+
+def threshold_grid() -> list[float]:
+    """Even in log-odds from 0.05 to 0.98. Lower thresholds would rest on differences that int8 does not keep."""
+    return [round(1 / (1 + math.exp(-x / 10)), 4) for x in range(-30, 40)]
+
+
+def summary(items: Sequence[Scored], threshold: float, group: Callable[[Trace], str]) -> dict[str, object]:
+    """All reports as plain data: complying traces (first-sentence cues apart), and halts by `group` of the others."""
+    complying = [item for item in items if item.first_cue is not None]
+    others: dict[str, list[Scored]] = {}
+    for item in items:
+        if item.first_cue is None:
+            others.setdefault(group(item.trace), []).append(item)
+    return {
+        "threshold": threshold,
+        "complying": _plain(cue_report(complying, threshold)),
+        "first_sentence_is_the_cue": _plain(cue_report([i for i in complying if i.first_cue == 0], threshold)),
+        "cue_comes_later": _plain(cue_report([i for i in complying if i.first_cue != 0], threshold)),
+        "halted": {name: halted(found, threshold)._asdict() for name, found in sorted(others.items())},
+    }
+
+
+def _keeps(items: Sequence[Scored], threshold: float, budget: float) -> bool:
+    return not items or halted(items, threshold).share <= budget
+
+
+def _plain(report: CueReport) -> dict[str, object]:
+    return {name: Interval(*value)._asdict() for name, value in asdict(report).items()}

@@ -1,0 +1,185 @@
+"""`steer train detector --config TOML --out DIR`: data to artifact, in resumable stages.
+
+    OUT/weights.safetensors   the trained student (stage 1; checkpoints lie beside it while it trains)
+    OUT/artifact/             what `detector` serves (stage 2); its manifest is written last
+    OUT/report.json, *.png    metrics on the validation and held-out splits (stage 3), measured on the artifact itself
+
+A stage whose output exists is not run again; a changed config or changed data is refused rather than mixed in.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from detector.artifact import OperatingPoint, load_artifact
+from detector.context import ContextEncoder
+from train.detector.base import Base, load_base, prune_vocabulary
+from train.detector.config import DataConfig, DetectorConfig
+from train.detector.data import (
+    DataError,
+    Prompt,
+    Trace,
+    files_hash,
+    is_validation,
+    prompt_hash,
+    read_prompts,
+    read_traces,
+    split_text,
+)
+from train.detector.evaluate import score_traces
+from train.detector.examples import Examples, prompt_examples, trace_examples
+from train.detector.export import export_graphs, finish
+from train.detector.fit import fit
+from train.detector.lookalikes import lookalikes
+from train.detector.metrics import Scored, choose_threshold, cue_report, halted, summary
+from train.detector.model import Student, build_student
+
+HISTOGRAM_BINS = 20
+# Operating points: how often the configured budgets of false halts may be spent. The shipped threshold is balanced.
+_BUDGET_FACTORS = {"strict": 2.0, "balanced": 1.0, "lenient": 0.25}
+
+
+class Split(NamedTuple):
+    """Traces and prompts by use; `holdout` are whole model families or sources kept out to measure transfer."""
+
+    train: list[Trace]
+    prompts: list[Prompt]
+    validation: list[Trace]
+    holdout: list[Trace]
+
+
+def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dict[str, object]:
+    """Train, export and evaluate; returns what report.json says.
+
+    Raises `DataError` for bad data, `FileNotFoundError` for missing data or base weights, `RuntimeError` when `out` was
+    begun with another config.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    data_hash = files_hash([*config.data.traces, *config.data.prompts])
+    _claim(out, config, data_hash)
+    split = split_data(config.data)
+    student, base = trained_student(config, split, out, progress)
+    artifact = out / "artifact"
+    if not (artifact / "manifest.json").exists():
+        _say(progress, "exporting")
+        export_graphs(student, base.tokenizer, artifact)
+        calibrate(config, split, artifact, data_hash, progress)
+    report_path = out / "report.json"
+    if not report_path.exists():
+        _say(progress, "evaluating the artifact on the validation and held-out splits")
+        report = evaluate(config, split, artifact, progress)
+        report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    result: dict[str, object] = json.loads(report_path.read_text(encoding="utf-8"))
+    return result
+
+
+def split_data(config: DataConfig) -> Split:
+    """Read everything and split by prompt; prompts of the validation traces are dropped from the prompt sets too."""
+    traces = read_traces(config.traces)
+    if not any(trace.labels for trace in traces):
+        raise DataError("no labelled trace in data.traces")
+    holdout = [t for t in traces if _is_held_out(t, config)]
+    rest = [t for t in traces if t.labels and not _is_held_out(t, config)]
+    validation = [t for t in rest if is_validation(split_text(t, config.judged_sources), config.validation_share)]
+    kept_ids = {t.id for t in validation}
+    seen_elsewhere = {prompt_hash(t.prompt) for t in [*validation, *holdout]}
+    prompts = [
+        p for p in read_prompts(config.prompts) if p.source not in config.holdout_sources and prompt_hash(p.prompt) not in seen_elsewhere
+    ]
+    # A held-out model's prompts may have been put to other models: those traces go as well.
+    held_prompts = {prompt_hash(t.prompt) for t in holdout if len(t.prompt) <= 300}
+    train = [t for t in rest if t.id not in kept_ids and prompt_hash(t.prompt) not in held_prompts]
+    return Split(train, prompts, validation, holdout)
+
+
+def trained_student(config: DetectorConfig, split: Split, out: Path, progress: TextIO) -> tuple[Student, Base]:
+    """The student from OUT, trained first if need be."""
+    base = prune_vocabulary(load_base(config.model.base), _texts(split), config.model.vocabulary)
+    model = config.model
+    student = build_student(base.tensors, model.request_layers, model.segment_layers, model.request_slots, model.dropout)
+    weights = out / "weights.safetensors"
+    if weights.exists():
+        student.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
+        return student.eval(), base
+    _say(progress, f"tokenising {len(split.train)} traces and {len(split.prompts)} prompts")
+    examples = build_examples(config, split, base)
+    _say(progress, f"training on {len(examples.segments)} segments, {len(examples.requests)} requests")
+    fit(student, examples, config.fit, out / "checkpoint.pt", lambda line: _say(progress, line))
+    save_file({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, weights)
+    (out / "checkpoint.pt").unlink()
+    return student, base
+
+
+def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples:
+    examples, encoder = Examples(), ContextEncoder(base.tokenizer)
+    rng = random.Random(config.fit.seed)  # noqa: S311 - not for cryptography
+    traces = [t for t in split.train if config.fit.share == 1 or rng.random() < config.fit.share]
+    prompts = [p for p in split.prompts if config.fit.share == 1 or rng.random() < config.fit.share]
+    trace_examples(examples, traces, encoder, config.data.judged_sources, rng)
+    prompt_examples(examples, prompts, encoder, rng)
+    return examples
+
+
+def calibrate(config: DetectorConfig, split: Split, artifact: Path, data_hash: str, progress: TextIO) -> None:
+    """Choose the thresholds on the validation split, scored by the quantised graphs themselves, and write the manifest."""
+    details = {"config": json.loads(config.model_dump_json(exclude={"data"})), "torch": torch.__version__}
+    finish(artifact, 0.5, [], [], data_hash, details)
+    items = score_traces(load_artifact(artifact), split.validation, progress)
+    data = config.data
+    ordinary = [i for i in items if i.trace.source in data.ordinary_sources and i.trace.prompt_label == "benign"]
+    borderline = [i for i in items if i.trace.source in data.borderline_sources]
+    points = [_operating_point(name, factor, config, items, ordinary, borderline) for name, factor in _BUDGET_FACTORS.items()]
+    scores = np.array([score for item in ordinary for score in item.scores])
+    counts, _ = np.histogram(scores, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
+    finish(artifact, points[1].threshold, points, counts / max(1, counts.sum()), data_hash, details)
+
+
+def _operating_point(
+    name: str, factor: float, config: DetectorConfig, items: Sequence[Scored], ordinary: Sequence[Scored], borderline: Sequence[Scored]
+) -> OperatingPoint:
+    limits = config.threshold
+    threshold = choose_threshold(
+        items, ordinary, borderline, limits.max_ordinary_halts * factor, limits.max_borderline_halts * factor
+    )
+    return OperatingPoint(name, threshold, halted(ordinary, threshold).share, cue_report(items, threshold).within_one.share)
+
+
+def evaluate(config: DetectorConfig, split: Split, artifact: Path, progress: TextIO) -> dict[str, object]:
+    """Metrics of the finished artifact at its one threshold."""
+    loaded = load_artifact(artifact)
+    report: dict[str, object] = {"artifact": loaded.digest, "config": json.loads(config.model_dump_json())}
+    for name, traces in (("validation", split.validation), ("holdout", split.holdout)):
+        if traces:
+            scored = score_traces(loaded, traces, progress)
+            report[name] = summary(scored, loaded.threshold, lambda trace: f"{trace.source} {trace.prompt_label}")
+    return report
+
+
+def _is_held_out(trace: Trace, config: DataConfig) -> bool:
+    return trace.source in config.holdout_sources or any(name in trace.model for name in config.holdout_models)
+
+
+def _texts(split: Split) -> list[str]:
+    own = [item.prompt for item in lookalikes()]
+    return [t.prompt for t in split.train] + [t.reasoning for t in split.train] + [p.prompt for p in split.prompts] + own
+
+
+def _claim(out: Path, config: DetectorConfig, data_hash: str) -> None:
+    mark = hashlib.sha256((config.model_dump_json() + data_hash).encode()).hexdigest()
+    path = out / "config.sha256"
+    if path.exists() and path.read_text(encoding="utf-8").strip() != mark:
+        raise RuntimeError(f"{out} was begun with another config or other data; choose another --out, or delete it")
+    path.write_text(mark + "\n", encoding="utf-8")
+
+
+def _say(progress: TextIO, line: str) -> None:
+    progress.write(line + "\n")
+    progress.flush()
