@@ -42,10 +42,8 @@ from steer.events import (
 )
 from steer.policy import Policy
 from steer.segmenter import Segmenter
+from steer.shown import ShownText
 from steer.triggers import TriggerPool
-
-# The detector reads a few sentences back at most; a bound keeps the cost of a segment independent of the trace.
-CONTEXT_TAIL_CHARS = 1200
 
 
 class _State(Enum):
@@ -96,9 +94,8 @@ class Engine:
         self._next_id = 0
         self._used: set[str] = set()
         self._observed = False
-        self._tail = ""  # shown text before this leg, its last CONTEXT_TAIL_CHARS characters
+        self._shown = ShownText()
         self._halt: Halt | None = None
-        self._leg_text = ""  # text of this leg from _leg_offset on
         self._released = 0
         self._start_leg("reasoning")
 
@@ -150,14 +147,14 @@ class Engine:
         if event.channel != self._channel:
             self._close_channel(actions)
             self._open_channel(event.channel)
-        self._leg_text += event.text
+        self._shown.append(event.text)
         self._length += len(event.text)
         if self._channel == "reasoning" and event.text.strip():
             self._has_reasoning = True
         if self._is_watched():
             for segment in self._segmenter.push(event.text):
                 self._classify(self._base + segment.start, self._base + segment.end, actions)
-        self._trim()
+        self._shown.forget(self._oldest_undecided())
         self._release(actions)
         return actions
 
@@ -198,9 +195,9 @@ class Engine:
         self.interventions += 1
         trigger = self._triggers.choose(self._rng, self._used)
         self._used.add(trigger.id)
-        kept = self._text_before(event.kept)
-        text = trigger.text if not kept or kept[-1].isspace() else f" {trigger.text}"
-        self._tail = (kept + text)[-CONTEXT_TAIL_CHARS:]
+        before = self._shown.before(event.kept)
+        text = trigger.text if not before or before[-1].isspace() else f" {trigger.text}"
+        self._shown.start_leg(event.kept, text)
         self._start_leg(halt.channel)
         self._state = _State.RESUMING
         return [Splice(trigger.id, halt.channel, text), Resume(event.kept, halt.channel)]
@@ -264,8 +261,6 @@ class Engine:
     def _start_leg(self, channel: Channel) -> None:
         self._length = 0  # characters of this leg so far
         self._released = 0
-        self._leg_text = ""
-        self._leg_offset = 0
         self._pending: deque[_Pending] = deque()
         self._has_reasoning = False
         self._finish_reason = ""
@@ -288,30 +283,18 @@ class Engine:
         return self._channel == "reasoning" or self._watch_answer or not self._has_reasoning
 
     def _classify(self, start: int, end: int, actions: list[Action]) -> None:
-        text = self._leg_text[start - self._leg_offset : end - self._leg_offset]
+        text = self._shown.slice(start, end)
         pending = _Pending(self._next_id, self._channel, start, end, text)
         self._next_id += 1
         self._pending.append(pending)
-        before = self._text_before(start)
+        before = self._shown.before(start)
         actions.append(Classify(pending.segment_id, self._channel, start, end, text, before))
 
-    def _text_before(self, at: int) -> str:
-        """Shown or about to be shown text before offset `at` of this leg, at most CONTEXT_TAIL_CHARS."""
-        text = self._leg_text[: max(0, at - self._leg_offset)]
-        if len(text) < CONTEXT_TAIL_CHARS and self._leg_offset == 0:
-            text = self._tail + text
-        return text[-CONTEXT_TAIL_CHARS:]
-
-    def _trim(self) -> None:
-        """Forget text that no segment, verdict or context can need any more."""
+    def _oldest_undecided(self) -> int:
+        """Offset before which text of this leg is needed only as context."""
         if self._pending:
-            oldest = self._pending[0].start
-        else:
-            oldest = self._base + self._segmenter.start if self._is_watched() else self._length
-        surplus = oldest - self._leg_offset - CONTEXT_TAIL_CHARS
-        if surplus > 4 * CONTEXT_TAIL_CHARS:  # in large steps, so that trimming stays linear
-            self._leg_text = self._leg_text[surplus:]
-            self._leg_offset += surplus
+            return self._pending[0].start
+        return self._base + self._segmenter.start if self._is_watched() else self._length
 
     def _expect(self, event: Event, *states: _State) -> None:
         if self._state not in states:

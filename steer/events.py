@@ -64,7 +64,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Judge this segment and answer with a `Verdict`. `before` is the shown text before it, tail only."""
+    """Judge this segment and answer with a `Verdict`. `before` is the text before it (`steer.shown`)."""
 
     segment_id: int
     channel: Channel

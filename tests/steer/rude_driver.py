@@ -13,6 +13,7 @@ from steer.events import (
     Action,
     Channel,
     Classify,
+    Event,
     Finish,
     Halt,
     Halted,
@@ -27,6 +28,7 @@ from steer.events import (
 )
 from steer.policy import Policy
 from steer.segmenter import segment
+from steer.shown import OPENING_CHARS, TAIL_CHARS, WHOLE_CHARS
 from steer.triggers import TriggerPool
 
 Leg = list[tuple[Channel, str]]
@@ -47,6 +49,11 @@ class Transcript:
     halts: int = 0
     max_undecided: int = 0
     past_cut: bool = False
+
+
+def context_of(text: str) -> str:
+    """What a segment after `text` must be judged with."""
+    return text if len(text) <= WHOLE_CHARS else text[:OPENING_CHARS] + text[-TAIL_CHARS:]
 
 
 def chunks(rng: random.Random, leg: Leg, largest: int) -> list[TextDelta]:
@@ -81,7 +88,7 @@ class RudeDriver:
     def _begin(self) -> None:
         self.leg = self.legs[min(self.leg_index, len(self.legs) - 1)]
         self.leg_text = "".join(text for _, text in self.leg)
-        self.feed = [*chunks(self.rng, self.leg, self.largest), StreamEnd("stop")]
+        self.feed: list[Event] = [*chunks(self.rng, self.leg, self.largest), StreamEnd("stop")]
         self.released = 0
         self.base = self.out.shown
 
@@ -105,7 +112,7 @@ class RudeDriver:
                     self.out.shown = self.base + self.leg_text[:up_to]
                 case Classify(segment_id, _, start, end, text, before):
                     assert text == self.leg_text[start:end]
-                    assert (self.prefix + self.leg_text[:start]).endswith(before)
+                    assert before == context_of(self.prefix + self.leg_text[:start])
                     self.verdicts.append(Verdict(segment_id, self.score(text)))
                 case Observe():
                     assert self.out.observed is None

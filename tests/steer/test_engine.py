@@ -2,7 +2,7 @@
 
 import pytest
 
-from steer.engine import CONTEXT_TAIL_CHARS, Engine
+from steer.engine import Engine
 from steer.errors import DriverError
 from steer.events import (
     Action,
@@ -22,6 +22,7 @@ from steer.events import (
     Verdict,
 )
 from steer.policy import Policy
+from steer.shown import WHOLE_CHARS
 from steer.triggers import TriggerPool
 
 CUE, SAFE = 0.9, 0.1
@@ -169,11 +170,11 @@ def test_memory_stays_bounded_along_a_long_trace() -> None:
     machine = engine()
     for index in range(3000):
         feed(machine, TextDelta("reasoning", f"Sentence number {index} of many. "), Verdict(index, SAFE))
-    assert len(machine._leg_text) < 8 * CONTEXT_TAIL_CHARS
+    assert len(machine._shown._leg) < 8 * WHOLE_CHARS
     machine.feed(TextDelta("answer", ""))
     for _ in range(3000):
         machine.feed(TextDelta("answer", "Some answer text that is not watched. "))
-    assert len(machine._leg_text) < 8 * CONTEXT_TAIL_CHARS
+    assert len(machine._shown._leg) < 8 * WHOLE_CHARS
 
 
 def test_a_cue_late_in_a_long_trace_gets_its_separator_and_context() -> None:

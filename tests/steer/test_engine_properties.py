@@ -9,9 +9,7 @@ from steer.policy import Policy
 from steer.triggers import DEFAULT_TRIGGERS
 from tests.steer.rude_driver import Leg, RudeDriver, Transcript, first_cue
 
-THOROUGH = settings(
-    max_examples=3000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
+THOROUGH = settings(max_examples=3000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 CUE = "CUE"
 
 # Pieces that break naive segmenters and chunkers; each may carry a cue mark.
@@ -72,9 +70,7 @@ def run(legs: list[tuple[str, str]], policy: Policy, *, chunking: int, seed: int
 
 @THOROUGH
 @given(_LEGS, _POLICY, _SEEDS)
-def test_no_character_of_a_cue_or_after_it_is_shown(
-    legs: list[tuple[str, str]], policy: Policy, chunking: int
-) -> None:
+def test_no_character_of_a_cue_or_after_it_is_shown(legs: list[tuple[str, str]], policy: Policy, chunking: int) -> None:
     out = run(legs, policy, chunking=chunking)
     for index, kept in enumerate(out.kept):
         leg = as_leg(legs[min(index, len(legs) - 1)])
@@ -132,7 +128,8 @@ def test_interventions_are_bounded_and_the_stream_ends_once(
     assert out.halts <= policy.max_interventions + 1
     assert out.finish == ("content_filter" if out.refusal else "stop")
     ids = {trigger.id for trigger in DEFAULT_TRIGGERS}
-    assert set(out.triggers) <= ids and len(set(out.triggers)) == len(out.triggers)
+    assert set(out.triggers) <= ids
+    assert len(set(out.triggers)) == len(out.triggers)
 
 
 @THOROUGH
@@ -172,7 +169,8 @@ def test_a_failing_detector_gets_the_answer_the_policy_states(
         assert out.shown == leg[0] + leg[1]
         assert out.finish == "stop"
     else:
-        assert out.refusal is not None and out.refusal.cause == "detector_failure"
+        assert out.refusal is not None
+        assert out.refusal.cause == "detector_failure"
         assert out.finish == "content_filter"
         if mode == "hold":
             assert out.shown == (leg[0] + leg[1])[:cut]
