@@ -106,11 +106,19 @@ class RunningProxy:
 
     async def post(self, path: str, **options: Any) -> Reply:
         async with aiohttp.ClientSession() as session, session.post(self.url + path, **options) as response:
-            return Reply(response.status, dict(response.headers), await response.read())
+            return Reply(
+                response.status,
+                {name.lower(): value for name, value in response.headers.items()},
+                await response.read(),
+            )
 
     async def get(self, path: str, **options: Any) -> Reply:
         async with aiohttp.ClientSession() as session, session.get(self.url + path, **options) as response:
-            return Reply(response.status, dict(response.headers), await response.read())
+            return Reply(
+                response.status,
+                {name.lower(): value for name, value in response.headers.items()},
+                await response.read(),
+            )
 
 
 def settings_for(upstream_url: str, folder: Path, **sections: dict[str, Any]) -> Settings:
