@@ -15,6 +15,10 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 VOCABULARY = 2048
 HIDDEN = 128
@@ -35,7 +39,9 @@ _TEMPLATE = """\
 {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
 {%- endif %}
 {%- set last = namespace(user=-1) %}
-{%- for message in messages %}{%- if message.role == 'user' %}{%- set last.user = loop.index0 %}{%- endif %}{%- endfor %}
+{%- for message in messages %}
+{%- if message.role == 'user' %}{%- set last.user = loop.index0 %}{%- endif %}
+{%- endfor %}
 {%- for message in messages %}
 {%- if message.role == 'user' or (message.role == 'system' and not loop.first) %}
 {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
@@ -60,7 +66,16 @@ _TEMPLATE = """\
 {%- endif %}"""
 
 _OPENERS = ["Okay, so", "First,", "Hmm,", "Wait,", "Let me see:", "Next,", "Now", "Perhaps", "In short,", "Well,"]
-_SUBJECTS = ["the user", "this question", "the baker", "a train", "the second number", "my plan", "the garden", "our table"]
+_SUBJECTS = [
+    "the user",
+    "this question",
+    "the baker",
+    "a train",
+    "the second number",
+    "my plan",
+    "the garden",
+    "our table",
+]
 _VERBS = ["asks about", "needs", "leaves", "adds up to", "can wait for", "should list", "explains", "divides", "keeps"]
 _OBJECTS = [
     "twelve loaves of bread", "a short answer", "the next station", "seven and nine", "three clear steps",
@@ -80,14 +95,16 @@ def _sentences() -> list[str]:
         if index % 12 == 0:
             lines.append(f"{index} + {step % 97} = {index + step % 97}.\n")
         if index % 20 == 0:
-            lines.append(json.dumps({"name": words[1], "count": index, "items": [words[3]], "done": index % 3 == 0}) + "\n")
+            lines.append(
+                json.dumps({"name": words[1], "count": index, "items": [words[3]], "done": index % 3 == 0}) + "\n"
+            )
         if index % 40 == 0:
             lines.append("Ein Zug fährt früh ab. 今天天气很好。我们去公园。 Поезд ушёл. 🍞\n")
     return lines
 
 
-def _make_tokenizer(folder: Path, lines: list[str]) -> Counter[int]:
-    """Writes the tokenizer files; returns how often each id stands in the training text."""
+def _make_tokenizer(folder: Path, lines: list[str]) -> tuple[Counter[int], int]:
+    """Writes the tokenizer files; returns how often each id stands in the training text, and the end-of-turn id."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -121,8 +138,14 @@ def _make_tokenizer(folder: Path, lines: list[str]) -> Counter[int]:
         counts.update(tokenizer.encode(line).ids)
     total = sum(counts.values())
     for text, rate in _END_RATES.items():
-        counts[tokenizer.token_to_id(text)] = max(1, round(rate * total))
-    return counts
+        counts[_id_of(tokenizer, text)] = max(1, round(rate * total))
+    return counts, _id_of(tokenizer, "<|im_end|>")
+
+
+def _id_of(tokenizer: "Tokenizer", text: str) -> int:
+    id = tokenizer.token_to_id(text)
+    assert id is not None, text
+    return int(id)
 
 
 def _make_weights(folder: Path, counts: Counter[int], end_id: int) -> None:
@@ -144,7 +167,8 @@ def _make_weights(folder: Path, counts: Counter[int], end_id: int) -> None:
         eos_token_id=end_id,
         initializer_range=0.08,
     )
-    model = Qwen3ForCausalLM(config).eval()
+    model = Qwen3ForCausalLM(config)
+    model.train(False)
     total = sum(counts.values())
     prior = torch.tensor([math.log(max(counts[id], 0.02) / total) for id in range(VOCABULARY)])
     with torch.no_grad():
@@ -159,7 +183,7 @@ def _make_weights(folder: Path, counts: Counter[int], end_id: int) -> None:
         model.lm_head.weight[:, 0] = 0
         hidden = model.model(torch.arange(0, VOCABULARY, 16)[None]).last_hidden_state[0, :, 0]
         model.lm_head.weight[:, 0] = prior / hidden.mean()
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end_id}))
 
 
@@ -174,10 +198,7 @@ def cached_model(cache: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as temporary:
         made = Path(temporary) / "model"
         made.mkdir()
-        counts = _make_tokenizer(made, _sentences())
-        from tokenizers import Tokenizer
-
-        end_id = Tokenizer.from_file(str(made / "tokenizer.json")).token_to_id("<|im_end|>")
+        counts, end_id = _make_tokenizer(made, _sentences())
         _make_weights(made, counts, end_id)
         (made / "done").write_text(digest)
         if folder.exists():
