@@ -1,4 +1,4 @@
-"""What every benchmark prints last: one JSON document with the machine, the versions and the seed beside the figures."""
+"""What every benchmark prints last: one JSON document machine, versions and seed beside the figures."""
 
 import json
 import os

@@ -21,11 +21,11 @@ from typing import Any
 
 import aiohttp
 import anyio
-from tests.vllm.fixture import running_vllm
 
 from benchmarks._report import finish
 from proxy.log import LogReader
 from tests.e2e.harness import RunningProxy, TableScorer, running_proxy
+from tests.vllm.fixture import running_vllm
 from tests.vllm.spy import Leg, Spy, expected_reasoning, spying
 
 _QUESTION = "How many loaves does the baker need? " * 3

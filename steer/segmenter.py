@@ -31,34 +31,10 @@ _BOUNDARY = re.compile(
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
 _WORD = re.compile(r"[^\W\d_]{2}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ALNUM = re.compile(r"[^\W_]")
-_ABBREVIATIONS = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "vs",
-        "etc",
-        "e.g",
-        "i.e",
-        "eg",
-        "ie",
-        "cf",
-        "al",
-        "approx",
-        "fig",
-        "no",
-        "vol",
-        "inc",
-        "ltd",
-        "jr",
-        "sr",
-        "u.s",
-        "u.k",
-    ],
-)
+_ABBREVIATIONS = frozenset({
+    "mr", "mrs", "ms", "dr", "prof", "st", "vs", "etc", "e.g", "i.e", "eg", "ie", "cf", "al", "approx", "fig", "no",
+    "vol", "inc", "ltd", "jr", "sr", "u.s", "u.k",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

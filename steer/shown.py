@@ -1,9 +1,9 @@
 """A bounded memory of the text of a stream: what the detector's context and a trigger's separator need, and no more.
 
 The text before a segment is given whole while it is short. Beyond `WHOLE_CHARS` it is its first `OPENING_CHARS` and
-its last `TAIL_CHARS` characters: a trace's opening says what task the model believes it has, its end what it is doing. So the
-cost of a segment does not grow with the trace, and a detector that reads only so much of either end sees the same text
-live as offline.
+its last `TAIL_CHARS` characters: a trace's opening says what task the model believes it has, its end what it is doing.
+So the cost of a segment does not grow with the trace, and a detector that reads only so much of either end sees the
+same text live as offline.
 """
 
 WHOLE_CHARS = 1200
