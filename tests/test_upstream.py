@@ -12,7 +12,19 @@ import aiohttp
 import anyio
 import pytest
 
-from tests.upstream import Fault, Framing, Generation, Script, ScriptedUpstream, ToolCall, Trace, on_chat, running
+from tests.upstream import (
+    Fault,
+    Framing,
+    Generation,
+    Script,
+    ScriptedUpstream,
+    ToolCall,
+    Trace,
+    on_chat,
+    on_resume,
+    refused_url,
+    running,
+)
 from tests.upstream.tokens import decode, encode, marker_id, tokenizer
 
 MESSAGES = [{"role": "user", "content": "How many loaves?"}]
@@ -175,6 +187,48 @@ async def test_bad_events_come_between_good_ones(action: Any, marker: bytes) -> 
     assert data.endswith(b"data: [DONE]\n\n")
 
 
+async def test_an_event_of_many_megabytes_and_a_wrong_content_type_can_be_sent() -> None:
+    async with client(Script(fault=on_chat(Fault("huge", content_type="text/html")))) as (upstream, session):
+        body = {"model": "scripted", "messages": MESSAGES, "stream": True}
+        async with session.post("/v1/chat/completions", json=body) as response:
+            assert response.content_type == "text/html"
+            assert len(await response.read()) > 32 << 20
+        assert upstream.aborts == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 404])
+async def test_only_first_legs_or_only_resumes_can_be_made_to_fail(status: int) -> None:
+    async with client(Script(fault=on_resume(Fault(status=status)))) as (upstream, session):
+        assert (await post(session, "/v1/chat/completions", {"messages": MESSAGES}))[0] == 200
+        assert (await post(session, "/v1/completions", {"prompt": [1, 2]}))[0] == status
+        assert (await post(session, "/v1/completions", {"prompt": [1, 2], "max_tokens": 1}))[0] == 200  # a probe
+        upstream.script = Script(fault=on_chat(Fault(status=status)))
+        assert (await post(session, "/v1/chat/completions", {"messages": MESSAGES}))[0] == status
+        assert (await post(session, "/v1/completions", {"prompt": [1, 2]}))[0] == 200
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_a_continued_chat_is_rendered_as_the_template_would(keeps: bool) -> None:
+    partial = [*MESSAGES, {"role": "assistant", "content": "<think>\nOkay"}]
+    body = {"messages": partial, "continue_final_message": True, "add_generation_prompt": False, "stream": True}
+    async with client(Script(continues_chat=keeps)) as (upstream, session):
+        await post(session, "/v1/chat/completions", body)
+    (generation,) = upstream.resumes
+    assert generation.is_thinking
+    assert generation.prompt_text.endswith("<think>\nOkay")
+    assert ("</think>" in generation.prompt_text) is not keeps
+
+
+async def test_a_template_may_open_the_think_block_and_an_engine_may_know_no_ids() -> None:
+    script = Script(Trace("a\n", "b"), opens_think=True, token_ids="unsupported", style="inline")
+    async with client(script) as (upstream, session):
+        body = {"messages": MESSAGES, "stream": True, "return_token_ids": True}
+        _, data = await post(session, "/v1/chat/completions", body)
+    assert b"token_ids" not in data
+    assert field(events(data), "content") == "a\n</think>b"
+    assert upstream.chats[0].prompt_text.endswith("<think>\n")
+
+
 async def test_error_statuses_and_missing_ends_are_sent_as_scripted() -> None:
     def fault(generation: Generation) -> Fault:
         return Fault(status=429) if generation.choice or generation.body.get("seed") == 1 else Fault("no_done")
@@ -221,6 +275,12 @@ async def test_tokenize_and_detokenize_are_inverse() -> None:
         ids = json.loads(data)["tokens"]
         _, data = await post(session, "/detokenize", {"tokens": ids})
     assert json.loads(data)["prompt"] == "Okay, 今天"
+
+
+async def test_nothing_listens_at_the_refused_url() -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(refused_url())
 
 
 def test_it_also_runs_in_a_thread_and_as_a_process(tmp_path: Path) -> None:

@@ -56,7 +56,9 @@ class Shape:
         """The first chat chunk of a choice."""
         delta = {"role": "assistant", "content": ""}
         head: dict[str, Any] = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": None}
-        return self._chunk(choices=[head], **self._ids("prompt_token_ids", self.generation.prompt_ids))
+        prompt = self._ids("prompt_token_ids", self.generation.prompt_ids)
+        text = {"prompt_text": None} if self.script.token_ids == "null" else {}  # engines of the null kind have both
+        return self._chunk(choices=[head], **prompt, **text)
 
     def delta(self, choice: int, piece: Piece, *, is_last_alone: bool) -> dict[str, Any] | None:
         """A chat chunk; None where the engine would send none (nothing to say and no ids asked for)."""
