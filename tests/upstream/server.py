@@ -7,9 +7,9 @@
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +17,9 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup, TaskStatus
 from anyio.from_thread import start_blocking_portal
 
-from tests.upstream.decode import pieces
-from tests.upstream.frames import Piece, Shape
-from tests.upstream.script import Fault, Generation, Path, Script, render
+from tests.upstream.answer import Answer
+from tests.upstream.frames import Shape
+from tests.upstream.script import Generation, Path, Script, render
 from tests.upstream.tokens import decode, encode
 from tests.upstream.wire import Connection, Gone, HttpRequest, dump, stream_events
 
@@ -41,14 +41,6 @@ class Abort:
     generation: Generation
     num_sent: int
     at: float
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Tokens of one response so far."""
-
-    sent: int = 0
-    reasoning: dict[int, int] = field(default_factory=dict)
 
 
 class _Refusal(Exception):
@@ -237,7 +229,7 @@ class ScriptedUpstream:
         self._num_made += 1
         prefix = "chatcmpl" if generation.path == "chat" else "cmpl"
         shape = Shape(self.script, generation, f"{prefix}-{self._num_made:016x}", int(time.time()))
-        tally = _Tally()
+        answer = Answer(shape, self._count)
         done = False
         async with anyio.create_task_group() as group:
 
@@ -248,92 +240,21 @@ class ScriptedUpstream:
             group.start_soon(watch)
             try:
                 if generation.body.get("stream"):
-                    await stream_events(connection, self._payloads(shape, tally), self.script.framing, fault)
+                    await stream_events(connection, answer.payloads(), self.script.framing, fault)
                 else:
-                    await self._whole(connection, shape, tally, fault)
+                    await answer.write_whole(connection, fault)
                 done = True
             except Gone:
                 pass
             group.cancel_scope.cancel()
         if not done:
-            self.aborts.append(Abort(generation, tally.sent, time.monotonic()))
+            self.aborts.append(Abort(generation, answer.num_sent, time.monotonic()))
             if self._changed is not None:
                 self._changed.set()
             raise Gone
 
-    def _choices(self, shape: Shape) -> list[Generation]:
-        seed = shape.generation.seed
-        return [
-            replace(shape.generation, choice=choice, seed=None if seed is None else seed + choice)
-            for choice in range(int(shape.generation.body.get("n") or 1))
-        ]
-
-    async def _pieces(self, shape: Shape, tally: _Tally) -> AsyncIterator[tuple[int, Piece]]:
-        """Frames of all choices in turn, at the script's pace; counts their tokens."""
-        open_choices = {item.choice: pieces(self.script, item) for item in self._choices(shape)}
-        wait_ms = self.script.first_delay_ms or self.script.delay_ms
-        while open_choices:
-            if wait_ms:
-                await anyio.sleep(wait_ms / 1000)
-            wait_ms = self.script.delay_ms
-            for choice in list(open_choices):
-                if (made := next(open_choices[choice], None)) is None:
-                    del open_choices[choice]
-                    continue
-                piece, tally.reasoning[choice] = made
-                tally.sent += len(piece.ids)
-                self.num_tokens += len(piece.ids)
-                yield choice, piece
-
-    async def _payloads(self, shape: Shape, tally: _Tally) -> AsyncIterator[bytes]:
-        body = shape.generation.body
-        options = body.get("stream_options") or {}
-        has_usage, is_running = bool(options.get("include_usage")), bool(options.get("continuous_usage_stats"))
-        is_alone = int(body.get("n") or 1) == 1 and not has_usage
-        is_generate, is_chat = shape.generation.path == "generate", shape.generation.path == "chat"
-
-        def finished(chunk: dict[str, Any]) -> bytes:
-            if has_usage and is_running and is_chat:
-                chunk["usage"] = shape.usage(tally.sent, sum(tally.reasoning.values()), detailed=False)
-            return dump(chunk)
-
-        for choice in range(int(body.get("n") or 1)) if is_chat else ():
-            yield finished(shape.role(choice))
-        is_first = True
-        async for choice, piece in self._pieces(shape, tally):
-            if is_generate:
-                yield dump(shape.generate(piece))
-            elif not is_chat:
-                yield dump(shape.raw(piece, is_first=is_first))
-            elif (chunk := shape.delta(choice, piece, is_last_alone=is_alone)) is not None:
-                yield finished(chunk)
-            is_first = False
-        if has_usage:
-            usage = shape.usage(tally.sent, sum(tally.reasoning.values()), detailed=True)
-            yield dump(shape.usage_chunk(usage))
-
-    async def _whole(self, connection: Connection, shape: Shape, tally: _Tally, fault: Fault | None) -> None:
-        choices: list[list[Piece]] = [[] for _ in self._choices(shape)]
-        async for choice, piece in self._pieces(shape, tally):
-            choices[choice].append(piece)
-        usage = shape.usage(tally.sent, sum(tally.reasoning.values()), detailed=True)
-        made = shape.body(choices, usage) if shape.generation.path == "chat" else shape.raw_body(choices[0], usage)
-        data = dump(made)
-        if fault is None or fault.action is None:
-            await connection.answer(200, data, (fault and fault.content_type) or "application/json")
-        elif fault.action in ("not_json", "garbage"):
-            await connection.answer(200, b"this is no JSON")
-        elif fault.action == "stall":
-            await anyio.sleep(fault.stall_s)
-            await connection.answer(200, data)
-        elif fault.action == "rst":
-            await connection.reset()
-            raise Gone
-        else:
-            await connection.write(
-                b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(data) + data[: len(data) // 2]
-            )
-            raise Gone
+    def _count(self, num_tokens: int) -> None:
+        self.num_tokens += num_tokens
 
 
 @contextmanager
