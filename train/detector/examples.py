@@ -15,6 +15,7 @@ from detector.context import ContextEncoder, RequestKey, Tokens
 from train.detector.augment import disguise, openers
 from train.detector.data import LABELS, Prompt, Trace, label_segments
 from train.detector.lookalikes import lookalikes
+from train.detector.topics import topic_prompts
 
 _CUE = LABELS.index("C")
 # What follows the first cue shows what compliance looks like, but no trace is ever cut there.
@@ -22,7 +23,7 @@ _AFTER_CUE_WEIGHT = 0.35
 # Share of traces whose request is hidden, so that plain harm in the reasoning is seen where the request is unreadable.
 _HIDDEN_REQUESTS = 0.05
 # Borderline prompts are mostly fine to answer, some are not.
-_HARM = {"harmful": 1.0, "benign": 0.0, "borderline": 0.15, "mixed": None}
+_HARM = {"harmful": 1.0, "benign": 0.0, "borderline": 0.3, "mixed": None}
 _OPENERS = 4
 
 
@@ -100,7 +101,10 @@ def trace_examples(examples: Examples, traces: Sequence[Trace], encoder: Context
 
 def prompt_examples(examples: Examples, prompts: Sequence[Prompt], encoder: ContextEncoder, rng: random.Random) -> None:
     """Requests without reasoning: their harm, and synthetic openers where it is certain. Adds our look-alikes."""
-    own = [Prompt(prompt=text, label="harmful" if harmful else "benign", source="lookalikes") for text, harmful in lookalikes()]
+    own = [
+        Prompt(prompt=text, label="harmful" if is_harmful else "benign", source="own")
+        for text, is_harmful in [*lookalikes(), *topic_prompts()]
+    ]
     for prompt in [*prompts, *own]:
         harm = _HARM[prompt.label]
         if harm is None:
@@ -108,7 +112,7 @@ def prompt_examples(examples: Examples, prompts: Sequence[Prompt], encoder: Cont
         requests = [examples.add_request(encoder, (("request", prompt.prompt),))]
         if rng.random() < 0.5:
             requests.append(examples.add_request(encoder, disguise(prompt.prompt, rng)))
-        drawn = openers(prompt.prompt, harm > 0.5, _OPENERS, rng)
-        weight = 0.5 if prompt.label == "borderline" else 1.0
-        rows = [Row(examples.add_segment(encoder, before, text), label, weight) for before, text, label in drawn]
+        # Whether a borderline request is fine is not certain enough to say what its openers are.
+        drawn = [] if prompt.label == "borderline" else openers(prompt.prompt, harm > 0.5, _OPENERS, rng)
+        rows = [Row(examples.add_segment(encoder, before, text), label, 1.0) for before, text, label in drawn]
         examples.groups.append(Group(requests, harm, rows, is_trace=False))
