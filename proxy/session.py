@@ -12,6 +12,7 @@ All state is touched by one task only; readers and judges talk to it through a b
 """
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -52,10 +53,10 @@ from steer.record import Outcome
 
 logger = logging.getLogger("steer.proxy")
 
-# Undecided segments beyond which the upstream is no longer read. A live stream has one or two; a finished body, or a
-# slow detector, meets the bound, and no stream can fill the detector's queue alone.
+# Undecided segments beyond which no more text is taken. A live stream has one or two; a finished body, or a slow
+# detector, meets the bound, and no stream can fill the detector's queue alone.
 MAX_UNDECIDED = 8
-_INBOX_ITEMS = 64
+_INBOX_ITEMS = 8
 
 Show = Callable[[bytes], Awaitable[None]]
 
@@ -132,6 +133,7 @@ class Session:
         self._is_resume_lost = False
         self._is_cut = False  # the current leg has been cut, and its tokens counted
         self._send, self._inbox = anyio.create_memory_object_stream[_Batch | _LegEnd | Verdict](_INBOX_ITEMS)
+        self._backlog: deque[Delta | _LegEnd] = deque()  # of the current leg, received and not yet fed
         self._room = anyio.Event()
         self._reader_scope = anyio.CancelScope()
 
@@ -155,14 +157,18 @@ class Session:
 
     async def _loop(self) -> None:
         while not self.engine.is_closed or self.engine.num_undecided:
+            if self._backlog and self.engine.num_undecided < MAX_UNDECIDED:
+                await self._take_next()
+                continue
+            self._room.set()  # the reader looks for itself whether there is any
             match await self._inbox.receive():
                 case Verdict() as verdict:
                     await self._act(self.engine.feed(verdict))
-                    self._room.set()
                 case _Batch(leg, deltas) if leg == self._leg_number and self._takes_text:
-                    await self._take(deltas)
-                case _LegEnd(leg, error) if leg == self._leg_number and self._takes_text:
-                    await self._end_leg(error)
+                    self._keep_account(deltas)
+                    self._backlog += deltas
+                case _LegEnd(leg) as end if leg == self._leg_number and self._takes_text:
+                    self._backlog.append(end)
                 case _:
                     pass  # of a leg that has been cut
 
@@ -206,27 +212,31 @@ class Session:
                 if number > 0:  # the first leg was opened by the request handler, which needed its status
                     await leg.open()
                 async for deltas in leg.batches():
-                    while self.engine.num_undecided >= MAX_UNDECIDED:
+                    await self._send.send(_Batch(number, deltas))
+                    while self._backlog or self.engine.num_undecided >= MAX_UNDECIDED:
                         self._room = anyio.Event()
                         await self._room.wait()
-                    await self._send.send(_Batch(number, deltas))
             except UpstreamError as broken:
                 error = broken
             finally:
                 leg.close()
             await self._send.send(_LegEnd(number, error))
 
-    async def _take(self, deltas: list[Delta]) -> None:
-        """All ids of the batch are on the books before any of its text can lead to a cut."""
+    def _keep_account(self, deltas: list[Delta]) -> None:
+        """All ids of a batch are on the books before any of its text can lead to a cut."""
         for delta in deltas:
             event = delta.leg_event or LegEvent(delta.text, delta.token_ids)
             if not delta.is_slice:
                 self._tokens.add(event.text, event.token_ids)
-        number = self._leg_number
-        for delta in deltas:
-            if number != self._leg_number or not self._takes_text:
-                return
-            await self._take_one(delta)
+
+    async def _take_next(self) -> None:
+        item = self._backlog.popleft()
+        if not self._takes_text:
+            self._backlog.clear()
+        elif isinstance(item, _LegEnd):
+            await self._end_leg(item.error)
+        else:
+            await self._take_one(item)
 
     async def _take_one(self, delta: Delta) -> None:
         if delta.prompt_token_ids is not None and self._leg_number == 0:
@@ -368,6 +378,7 @@ class Session:
         self._length = self._released = 0
         self._answer_start = self._answer_limit = None
         self._tokens = LegTokens(self._resumer.marker_ids)
+        self._backlog.clear()
         self._end_frame = None
         self._is_cut = False
 
