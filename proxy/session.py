@@ -11,16 +11,17 @@ Whatever ends the stream early (client gone, shutdown) closes the upstream at on
 All state is touched by one task only; readers and judges talk to it through a bounded inbox.
 """
 
+import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
 
 import anyio
 from anyio.abc import TaskGroup
 
-from detector.context import Context
+from detector.context import Context, Message
 from detector.errors import DetectorError
 from proxy.cut import LegEvent, LegTokens
 from proxy.errors import UpstreamError
@@ -66,6 +67,9 @@ class Scorer(Protocol):
 
     async def score(self, context: Context) -> float:
         """Probability that the context's segment is a compliance cue. Raises DetectorError."""
+
+    async def prepare(self, messages: Sequence[Message]) -> float:
+        """Read a conversation ahead of its first segment. Raises DetectorError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class Session:
                 self._tasks = tasks
                 self._journal = Journal(self._log, tasks)
                 try:
+                    tasks.start_soon(self._prepare)
                     self._start_reader(tasks)
                     await self._loop()
                     if self._journal.record is not None:  # monitor mode: the client has not been kept waiting for this
@@ -313,6 +318,11 @@ class Session:
                     await self._finish(reason)
                 case _:
                     assert_never(action)
+
+    async def _prepare(self) -> None:
+        """The detector reads the conversation while the engine does: the first verdict comes sooner."""
+        with contextlib.suppress(DetectorError):  # the first segment's own scoring will tell
+            await self._scorer.prepare(self.transcript.context_messages)
 
     async def _judge(self, segment: Classify) -> None:
         """Judge task: one segment through the detector."""

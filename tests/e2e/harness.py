@@ -4,8 +4,9 @@
 """
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ import aiohttp
 import anyio
 import uvicorn
 
-from detector.context import Context
+from detector.context import Context, Message
 from detector.errors import DetectorError
 from proxy.app import create_app
+from proxy.log import LogReader
 from proxy.server import bind
 from proxy.session import Scorer
 from proxy.settings import Settings
+from steer.record import InterventionRecord
+from tests.upstream import Generation, Script, ScriptedUpstream
+from tests.upstream.frames import Shape
+from tests.upstream.wire import Connection, dump
 
 CUE = "CUE"
 
@@ -31,6 +37,9 @@ class TableScorer:
     judge: Callable[[str], float | None] = lambda text: 0.9 if CUE in text else 0.1
     delay_s: float = 0.0
     seen: list[Context] = field(default_factory=list)
+
+    async def prepare(self, messages: Sequence[Message]) -> float:
+        return 0.0
 
     async def score(self, context: Context) -> float:
         self.seen.append(context)
@@ -92,6 +101,35 @@ class Reply:
 
 
 @dataclass
+class LiveStream:
+    """An event stream while it comes: one event at a time."""
+
+    response: aiohttp.ClientResponse
+    raw: bytes = b""
+
+    async def event(self) -> bytes | None:
+        """The next event's payload; None at the end of the body."""
+        lines = []
+        while line := await self.response.content.readline():
+            self.raw += line
+            if line == b"\n":
+                break
+            lines.append(line[6:].rstrip(b"\n"))
+        return b"\n".join(lines) if lines else None
+
+    async def until(self, text: str) -> bytes:
+        """Reads on until an event holds `text`; that event."""
+        while (payload := await self.event()) is not None:
+            if text.encode() in payload:
+                return payload
+        raise AssertionError(f"the stream ended without {text!r}: {self.raw!r}")
+
+    def close(self) -> None:
+        """Leave, as a client that has been killed would."""
+        self.response.close()
+
+
+@dataclass
 class RunningProxy:
     """A proxy that listens at `url`; `database` is its log's file."""
 
@@ -112,6 +150,35 @@ class RunningProxy:
                 await response.read(),
             )
 
+    @asynccontextmanager
+    async def stream(self, content: str = "Hello", **body: Any) -> AsyncIterator[LiveStream]:
+        """One streamed request, to be read event by event."""
+        sent = {"model": "scripted", "messages": [{"role": "user", "content": content}], "stream": True} | body
+        async with (
+            aiohttp.ClientSession(read_bufsize=1024) as session,
+            session.post(self.url + "/v1/chat/completions", json=sent) as response,
+        ):
+            yield LiveStream(response)
+
+    def outcomes(self) -> list[str]:
+        """Outcomes on disk at this moment, oldest first; "!" marks one whose completion is written."""
+        with closing(sqlite3.connect(self.database)) as connection:
+            query = "select outcome, completed_us from interventions order by created_us, attempt"
+            return [f"{outcome}!" if completed else outcome for outcome, completed in connection.execute(query)]
+
+    async def records(self) -> list[InterventionRecord]:
+        """All records, oldest first."""
+        async with LogReader.open(f"sqlite:///{self.database}") as log:
+            found = [record async for record in log.export()]
+        return sorted(found, key=lambda record: (record.created_at, record.choice, record.attempt))
+
+    async def settled(self, count: int) -> list[InterventionRecord]:
+        """All records, once `count` of them are complete."""
+        with anyio.fail_after(10):
+            while sum(outcome.endswith("!") for outcome in self.outcomes()) < count:
+                await anyio.sleep(0.02)
+        return await self.records()
+
     async def get(self, path: str, **options: Any) -> Reply:
         async with aiohttp.ClientSession() as session, session.get(self.url + path, **options) as response:
             return Reply(
@@ -119,6 +186,42 @@ class RunningProxy:
                 {name.lower(): value for name, value in response.headers.items()},
                 await response.read(),
             )
+
+
+class OddUpstream(ScriptedUpstream):
+    """A scripted upstream whose chat answers are written by hand: `frames` streamed, `body` not; probes are honest."""
+
+    def __init__(self, *frames: Any, body: Any = None, script: Script | None = None) -> None:
+        super().__init__(script)
+        self.frames = [frame if isinstance(frame, bytes) else dump(frame) for frame in frames]
+        self.body = body
+
+    def _is_odd(self, generation: Generation) -> bool:
+        return not generation.is_resume and not generation.is_probe
+
+    async def _payloads(self, shape: Shape, tally: Any) -> AsyncIterator[bytes]:
+        if not self._is_odd(shape.generation):
+            async for payload in super()._payloads(shape, tally):
+                yield payload
+            return
+        for frame in self.frames:
+            yield frame
+
+    async def _whole(self, connection: Connection, shape: Shape, tally: Any, fault: Any) -> None:
+        if not self._is_odd(shape.generation):
+            await super()._whole(connection, shape, tally, fault)
+            return
+        await connection.answer(200, self.body if isinstance(self.body, bytes) else dump(self.body))
+
+
+def chunk(delta: Any = None, **choice: Any) -> dict[str, Any]:
+    """A chat chunk with one choice."""
+    head = {"index": 0, "delta": {} if delta is None else delta, "finish_reason": None} | choice
+    return {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted", "choices": [head]}
+
+
+OPENING = chunk({"role": "assistant", "content": ""}) | {"prompt_token_ids": [1, 2, 3]}
+ENDING = chunk(finish_reason="stop")
 
 
 def settings_for(upstream_url: str, folder: Path, **sections: dict[str, Any]) -> Settings:
@@ -142,13 +245,15 @@ async def running_proxy(
     app = create_app(settings_for(upstream_url, folder, **sections), table)
     config = uvicorn.Config(app, log_config=None, lifespan="on", access_log=False, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(server._serve, [listener])
+    tasks = await anyio.create_task_group().__aenter__()
+    tasks.start_soon(server._serve, [listener])
+    try:
         with anyio.fail_after(20):
             while not server.started:
                 await anyio.sleep(0.01)
         port = listener.getsockname()[1]
-        try:
-            yield RunningProxy(f"http://127.0.0.1:{port}", folder / "log.sqlite", table)  # type: ignore[arg-type]
-        finally:
-            server.should_exit = True
+        yield RunningProxy(f"http://127.0.0.1:{port}", folder / "log.sqlite", table)  # type: ignore[arg-type]
+    finally:
+        server.should_exit = True
+        # The group is not told of the body's own error, which would come out wrapped in an exception group.
+        await tasks.__aexit__(None, None, None)
