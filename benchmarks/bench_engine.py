@@ -86,9 +86,7 @@ async def cut_requests(
         wrong += wrong_prefixes(legs)
         interventions += len(told)
         if (number + 1) % 25 == 0:
-            print(
-                f"  {number + 1}/{count} requests, {interventions} interventions, {leaked} leaks, {wrong} wrong prefixes"
-            )
+            print(f"  {number + 1}/{count}: {interventions} interventions, {leaked} leaks, {wrong} wrong prefixes")
     return {
         "requests": count,
         "interventions": interventions,

@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_replay --traces traces.jsonl [--limit N] [--tokens-per-frame 3]
 
-Each trace (one JSON object a line with `id`, `prompt` or `messages`, `reasoning`) is streamed by a scripted engine on a
-real socket as token frames. Measured: whether everything that the client was shown before the first trigger ends before
+Each trace (one JSON object a line with `id`, `prompt` or `messages`, `reasoning`) is streamed by a scripted engine on
+a real socket as token frames. Measured: whether everything that the client was shown before the first trigger ends before
 the segment that was flagged; whether the live cut is where `steer detect` finds the first cue offline; the added time to
 the first shown text, and the detector's time per verdict. Nothing of a trace is printed.
 """

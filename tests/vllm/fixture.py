@@ -120,13 +120,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def running_vllm(*extra_options: str) -> Iterator[VllmServer]:
-    """A server of one's own. Raises RuntimeError with the end of its log when it does not start."""
+def running_vllm(*extra_options: str, model_dir: Path | None = None, model: str = "tiny") -> Iterator[VllmServer]:
+    """A server of one's own, on the small random model unless `model_dir` names another. Raises RuntimeError with the end of its log when it does not start."""
     python = os.environ.get("STEER_TEST_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
-    model_dir, port = cached_model(), _free_port()
+    model_dir, port = model_dir or cached_model(), _free_port()
     url = f"http://127.0.0.1:{port}"
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), *_OPTIONS, *extra_options]
+    command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port), *_OPTIONS, *extra_options]
     with tempfile.TemporaryDirectory(prefix="steer-vllm-") as folder:
         log = Path(folder) / "vllm.log"
         with log.open("wb") as sink:
@@ -141,7 +141,7 @@ def running_vllm(*extra_options: str) -> Iterator[VllmServer]:
             )
         try:
             _wait(process, url, log)
-            yield VllmServer(url, "tiny", model_dir)
+            yield VllmServer(url, model, model_dir)
         finally:
             _stop(process)
 
