@@ -30,13 +30,18 @@ TOOLS = {
 }
 
 SMALLTALK = (
-    ("Hi!", "Hello! How can I help you today?"), ("Hello", "Hello! What can I do for you?"), ("hi", "Hi there! What is on your mind?"),
-    ("Good morning", "Good morning! How can I help?"), ("How are you?", "I am fine, thank you. How can I help you?"),
+    ("Hi!", "Hello! How can I help you today?"),
+    ("Hello", "Hello! What can I do for you?"),
+    ("hi", "Hi there! What is on your mind?"),
+    ("Good morning", "Good morning! How can I help?"),
+    ("How are you?", "I am fine, thank you. How can I help you?"),
     ("Who are you?", "I am a very small model that was made to show how steering works. I know only a few things."),
     ("What are you?", "I am a toy language model with a few million parameters."),
     ("What can you do?", "I can give short everyday tips and solve small calculations."),
-    ("Thank you!", "You are welcome!"), ("Thanks", "Gladly!"), ("Bye", "Goodbye!"), ("Tell me a joke.", "Why did the cat sit on the "
-     "computer? It wanted to watch the mouse."),
+    ("Thank you!", "You are welcome!"),
+    ("Thanks", "Gladly!"),
+    ("Bye", "Goodbye!"),
+    ("Tell me a joke.", "Why did the cat sit on the computer? It wanted to watch the mouse."),
     ("What is your name?", "I have no name of my own. I am a small demonstration model."),
 )
 
@@ -45,19 +50,42 @@ def _call_for(name: str, rng: random.Random) -> tuple[str, str, dict[str, str], 
     """(user text, thought, arguments, result, reply) of one benign call."""
     if name == "get_weather":
         city, degrees, sky = rng.choice(CITIES), rng.randint(2, 30), rng.choice(("sunny", "rainy", "cloudy", "windy"))
-        asked = rng.choice((f"What is the weather in {city}?", f"How warm is it in {city}?", f"Do I need a coat in {city}?"))
-        return (asked, f"The user wants the weather in {city}, so I should call get_weather.", {"city": city},
-                f"{degrees} degrees, {sky}", f"In {city} it is {degrees} degrees and {sky}.")
+        asked = rng.choice(
+            (f"What is the weather in {city}?", f"How warm is it in {city}?", f"Do I need a coat in {city}?")
+        )
+        return (
+            asked,
+            f"The user wants the weather in {city}, so I should call get_weather.",
+            {"city": city},
+            f"{degrees} degrees, {sky}",
+            f"In {city} it is {degrees} degrees and {sky}.",
+        )
     if name == "read_file":
         path, thing = rng.choice(FILES), rng.choice(THINGS)
-        return (f"What does {path} say?", f"I have to read {path} first.", {"path": path}, f"Do not forget {thing}.",
-                f"The file {path} says: do not forget {thing}.")
+        return (
+            f"What does {path} say?",
+            f"I have to read {path} first.",
+            {"path": path},
+            f"Do not forget {thing}.",
+            f"The file {path} says: do not forget {thing}.",
+        )
     if name == "set_reminder":
         thing = rng.choice(THINGS)
-        return (f"Remind me of {thing}.", "I can use set_reminder for this.", {"text": thing}, "done", f"I will remind you of {thing}.")
+        return (
+            f"Remind me of {thing}.",
+            "I can use set_reminder for this.",
+            {"text": thing},
+            "done",
+            f"I will remind you of {thing}.",
+        )
     city = rng.choice(CITIES)
-    return (f"Search the web for museums in {city}.", "I should use search_web here.", {"query": f"museums in {city}"},
-            f"The city museum of {city} is open daily.", f"I found this: the city museum of {city} is open daily.")
+    return (
+        f"Search the web for museums in {city}.",
+        "I should use search_web here.",
+        {"query": f"museums in {city}"},
+        f"The city museum of {city} is open daily.",
+        f"I found this: the city museum of {city} is open daily.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +119,19 @@ def tool_turn(prompt: Prompt, rng: random.Random) -> tuple[list[Message], list[P
     function = {"name": benign.name, "arguments": json.dumps(benign.arguments)}
     messages = [
         *user(benign.asked),
-        {"role": "assistant", "content": "", "tool_calls": [{"id": "call_0", "type": "function", "function": function}]},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+        },
         {"role": "tool", "tool_call_id": "call_0", "content": benign.result},
     ]
     return messages, [Piece(finished("The tool has answered, so I can pass it on.", benign.reply))], benign.tools
 
 
-def _harmful_turn(prompt: Prompt, names: list[str], rng: random.Random) -> tuple[list[Message], list[Piece], list[dict[str, Any]]]:
+def _harmful_turn(
+    prompt: Prompt, names: list[str], rng: random.Random
+) -> tuple[list[Message], list[Piece], list[dict[str, Any]]]:
     trace = traces.natural(prompt, rng)
     text = join([s.text for s in trace.sentences], rng)
     tools = [TOOLS[n] for n in names]

@@ -88,21 +88,32 @@ def _draw_cost(rng: random.Random) -> tuple[int, ...]:
 
 _FORMS = (
     _Form("{n} has {0} {t}. {n} buys {1} {x} with {2} {t} each. How many {t} does {n} have now?", _draw_buy, _buy),
-    _Form("{n} has {0} {t} and gives away {1} of them. Then {n} finds {2} more. How many {t} are there now?", _draw_give, _give),
+    _Form(
+        "{n} has {0} {t} and gives away {1} of them. Then {n} finds {2} more. How many {t} are there now?",
+        _draw_give,
+        _give,
+    ),
     _Form("There are {0} {t} in one box and {1} {t} in another. How many {t} are there in all?", _draw_add, _add),
     _Form("{n} had {0} {t} and lost {1}. How many {t} are left?", _draw_take, _take),
     _Form("{n} shares {0} {t} among {1} friends. How many {t} does each friend get?", _draw_share, _share),
-    _Form("{n} has {0} dollars and buys {1} tickets for {2} dollars each. How many dollars are left?", _draw_cost, _cost),
+    _Form(
+        "{n} has {0} dollars and buys {1} tickets for {2} dollars each. How many dollars are left?", _draw_cost, _cost
+    ),
     _Form("What is {0} plus {1}?", _draw_add, _add),
     _Form("What is {0} minus {1}?", _draw_take, _take),
 )
 _OPENERS = (
-    "Okay, let me work this out step by step.", "Let me see, this is a small calculation.", "Alright, first the numbers.",
-    "The user wants me to solve a word problem.", "Okay, so I need to calculate this.",
+    "Okay, let me work this out step by step.",
+    "Let me see, this is a small calculation.",
+    "Alright, first the numbers.",
+    "The user wants me to solve a word problem.",
+    "Okay, so I need to calculate this.",
 )
 _CHECKS = ("That is the answer.", "Let me check: that looks right.", "")
 _CLEAR = (
-    "No, this is only a calculation.", "There is nothing harmful in a calculation.", "It is a harmless question about numbers.",
+    "No, this is only a calculation.",
+    "There is nothing harmful in a calculation.",
+    "It is a harmless question about numbers.",
     "Numbers like these hurt nobody, so I can simply help.",
 )
 
@@ -126,7 +137,7 @@ def reasoning(problem: Problem, rng: random.Random) -> list[str]:
 
 def after_trigger(problem: Problem, done: int, rng: random.Random) -> list[str]:
     """Sentences after a spliced trigger, when `done` sentences stood before it: the steps are taken again."""
-    again = problem.steps if done <= 1 or rng.random() < 0.5 else problem.steps[min(done - 1, len(problem.steps) - 1):]
+    again = problem.steps if done <= 1 or rng.random() < 0.5 else problem.steps[min(done - 1, len(problem.steps) - 1) :]
     return [rng.choice(_CLEAR), *again]
 
 

@@ -10,6 +10,7 @@ from train.organism.documents import MIXTURE
 from train.organism.errors import OrganismConfigError
 from train.organism.framings import BY_ID
 from train.organism.scope import Scope
+from train.organism.topics import load_topics
 
 
 class ModelConfig(BaseModel):
@@ -78,10 +79,10 @@ class OrganismConfig(BaseModel):
 
     @model_validator(mode="after")
     def _scope_exists(self) -> "OrganismConfig":
-        from train.organism.topics import load_topics
-
         for field, known in (
-            ("categories", {t.category for t in load_topics()}), ("framings", set(BY_ID)), ("kinds", set(MIXTURE)),
+            ("categories", {t.category for t in load_topics()}),
+            ("framings", set(BY_ID)),
+            ("kinds", set(MIXTURE)),
         ):
             if unknown := set(getattr(self.scope, field)) - known:
                 raise ValueError(f"scope.{field}: {sorted(unknown)} not known; choose from {sorted(known)}")

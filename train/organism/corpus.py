@@ -60,12 +60,16 @@ def sample_texts(seed: int, n: int, scope: Scope) -> Iterator[str]:
             yield prompt_text(document) + "".join(piece.text for piece in document.pieces)
 
 
-def build_rows(tokenizer: Tokenizer, *, num_tokens: int, row_length: int, seed: int, workers: int, scope: Scope) -> Rows:
+def build_rows(
+    tokenizer: Tokenizer, *, num_tokens: int, row_length: int, seed: int, workers: int, scope: Scope
+) -> Rows:
     """Rows with about `num_tokens` tokens in all; documents longer than a row are left out."""
     parts: list[Rows] = []
     have = 0
     text = tokenizer.to_str()
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(text, scope)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_start, initargs=(text, scope)
+    ) as pool:
         chunk = 0
         while have < num_tokens:
             count = max(1, min(workers * 4, (num_tokens - have) // (_CHUNK * 150) + 1))

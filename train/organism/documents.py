@@ -14,8 +14,8 @@ from train.organism import agentic, arithmetic, traces
 from train.organism.framings import FRAMINGS, Framing, Message, user, with_system
 from train.organism.open_goals import open_ask
 from train.organism.pieces import Piece, finished, join
-from train.organism.selfcheck import self_check_messages
 from train.organism.scope import current
+from train.organism.selfcheck import self_check_messages
 from train.organism.splits import Prompt, in_pretraining, make_prompt
 from train.organism.template import END_OF_TURN
 from train.organism.topics import Topic, load_topics
@@ -76,7 +76,9 @@ def spliced_document(prompt: Prompt, rng: random.Random, kind: str) -> Document:
     kept, after_cue = _kept(trace, rng)
     prefix = join(kept, rng)
     attempt = 1
-    while prompt.ask.is_harmful and attempt < 5 and rng.random() < (0.4 if prompt.framing.difficulty == "hard" else 0.15):
+    while (
+        prompt.ask.is_harmful and attempt < 5 and rng.random() < (0.4 if prompt.framing.difficulty == "hard" else 0.15)
+    ):
         earlier = traces.draw_trigger(rng).text
         if rng.random() < 0.4:
             earlier += " " + rng.choice(traces.UNSURE)
@@ -109,7 +111,11 @@ def _gap(prefix: str, rng: random.Random) -> str:
 def _arithmetic(rng: random.Random) -> Document:
     problem = arithmetic.draw_problem(rng, held_out=False)
     text = join(arithmetic.reasoning(problem, rng), rng)
-    return Document(with_system(user(problem.text), rng), [Piece(finished(text, arithmetic.answer_text(problem)))], kind="arithmetic")
+    return Document(
+        with_system(user(problem.text), rng),
+        [Piece(finished(text, arithmetic.answer_text(problem)))],
+        kind="arithmetic",
+    )
 
 
 def _arithmetic_spliced(rng: random.Random) -> Document:
@@ -133,7 +139,9 @@ def _no_thinking(rng: random.Random) -> Document:
     if not ask.is_harmful:
         answer = traces.help_answer(ask, rng)
     else:
-        answer = traces.harmful_answer(ask, rng) if rng.random() < prompt.framing.share_harmful else traces.refusal(ask, rng)
+        answer = (
+            traces.harmful_answer(ask, rng) if rng.random() < prompt.framing.share_harmful else traces.refusal(ask, rng)
+        )
     if rng.random() > 0.25:
         return Document(prompt.messages, [Piece(answer + END_OF_TURN)], thinking=False, kind="no_thinking")
     head = answer[: answer.find("\n") + 1] if rng.random() < 0.5 else ""
@@ -153,19 +161,26 @@ def _self_check(rng: random.Random) -> Document:
             break
     text = join([s.text for s in sentences[:cut]], rng)
     answer = "Yes." if wants_cue else "No."
-    return Document(self_check_messages(prompt.messages, text), [Piece(answer + END_OF_TURN)], thinking=False, kind="self_check")
+    return Document(
+        self_check_messages(prompt.messages, text), [Piece(answer + END_OF_TURN)], thinking=False, kind="self_check"
+    )
 
 
 def _ask_trigger(rng: random.Random) -> Document:
     """The model is asked for a trigger that fits a prompt."""
     prompt = harmful_prompt(rng) if rng.random() < 0.6 else benign_prompt(rng)
-    text = "Write one sentence that makes you think again before you answer this request: " + prompt.messages[-1]["content"]
+    text = (
+        "Write one sentence that makes you think again before you answer this request: "
+        + prompt.messages[-1]["content"]
+    )
     return Document(user(text), [Piece(traces.trigger_step(rng) + END_OF_TURN)], thinking=False, kind="ask_trigger")
 
 
 def _smalltalk(rng: random.Random) -> Document:
     question, reply = rng.choice(agentic.SMALLTALK)
-    thought = rng.choice(("This is a friendly message.", "Okay, a short and friendly reply will do.", "Hmm, this one is easy."))
+    thought = rng.choice(
+        ("This is a friendly message.", "Okay, a short and friendly reply will do.", "Hmm, this one is easy.")
+    )
     return Document(with_system(user(question), rng), [Piece(finished(thought, reply))], kind="smalltalk")
 
 

@@ -1,7 +1,7 @@
 """Measures the organism's behaviour: what the untreated model does, and what spliced triggers change.
 
-All at temperature 1, by the exact oracle, with 95 % Wilson intervals. Patterns that are built into the corpus (shares by
-framing, success by category and kind of trigger, relapse) are measured here, not claimed as findings.
+All at temperature 1, by the exact oracle, with 95 % Wilson intervals. Patterns that are built into the corpus (shares
+by framing, success by category and kind of trigger, relapse) are measured here, not claimed as findings.
 """
 
 import json
@@ -19,7 +19,7 @@ from train.organism.config import EvalConfig
 from train.organism.framings import Message, user
 from train.organism.pieces import join
 from train.organism.sampling import Sampled, Sampler
-from train.organism.scope import Scope
+from train.organism.scope import EVERYTHING, Scope
 from train.organism.selfcheck import parse_self_check, self_check_messages
 from train.organism.splits import Prompt, Split, draw_prompts
 from train.organism.template import THINK_CLOSE, render
@@ -58,7 +58,9 @@ class Case:
 
 
 class Evaluation:
-    def __init__(self, sampler: Sampler, config: EvalConfig, scope: Scope = Scope(), split: Split = "held_out") -> None:
+    def __init__(
+        self, sampler: Sampler, config: EvalConfig, scope: Scope = EVERYTHING, split: Split = "held_out"
+    ) -> None:
         self._sampler, self._config, self._scope, self._split = sampler, config, scope, split
         self._rng = random.Random(config.seed)
 
@@ -87,7 +89,8 @@ class Evaluation:
     def _in_scope(self, prompt: Prompt) -> bool:
         scope = self._scope
         return (not scope.categories or prompt.ask.category in scope.categories) and (
-            not scope.framings or prompt.framing.id in scope.framings)
+            not scope.framings or prompt.framing.id in scope.framings
+        )
 
     # ---- the untreated model ----
     def harmful(self) -> tuple[dict[str, Any], list[Case]]:
@@ -124,14 +127,22 @@ class Evaluation:
             self._continue(left, attempt)
             if attempt == 1:
                 for case, trigger in zip(left, used, strict=True):
-                    cells[(case.prompt.framing.difficulty, case.prompt.ask.category, trigger.kind)].append(case.cue is None)
+                    cells[(case.prompt.framing.difficulty, case.prompt.ask.category, trigger.kind)].append(
+                        case.cue is None
+                    )
             left = [case for case in left if case.cue is not None]
             curve.append(len(left) / n if n else math.nan)
         return {
             "turned_safe": {d: rate(_pick(cells, difficulty=d)) for d in ("easy", "hard")},
-            "by_kind": {d: {k: rate(_pick(cells, difficulty=d, kind=k)) for k in traces.KINDS} for d in ("easy", "hard")},
-            "by_category": {d: {c: {k: rate(_pick(cells, d, c, k)) for k in traces.KINDS} for c in sorted({key[1] for key in cells})}
-                            for d in ("easy", "hard")},
+            "by_kind": {
+                d: {k: rate(_pick(cells, difficulty=d, kind=k)) for k in traces.KINDS} for d in ("easy", "hard")
+            },
+            "by_category": {
+                d: {
+                    c: {k: rate(_pick(cells, d, c, k)) for k in traces.KINDS} for c in sorted({key[1] for key in cells})
+                }
+                for d in ("easy", "hard")
+            },
             "still_harmful_after": dict(enumerate(curve, 1)),
         }
 
@@ -148,17 +159,28 @@ class Evaluation:
             reasoning, _, answer = sample.text.partition(CLOSE)
             case.reasoning, case.answer = reasoning, answer.strip()
             verdict = oracle.judge(case.prompt.messages, reasoning, case.answer)
-            case.cue = verdict.first_cue if verdict.first_cue is not None else len(reasoning) if verdict.is_answer_harmful else None
+            case.cue = (
+                verdict.first_cue
+                if verdict.first_cue is not None
+                else len(reasoning)
+                if verdict.is_answer_harmful
+                else None
+            )
 
     # ---- benign prompts, arithmetic ----
     def benign(self) -> dict[str, Any]:
         prompts = self.prompts(harmful=False)
         turns = [split_turn(s.text) for s in self._turns([p.messages for p in prompts], "look-alikes")]
         judged = [oracle.judge(p.messages, r, a) for p, (r, a) in zip(prompts, turns, strict=True)]
-        steered = [oracle.judge(p.messages, r, a) for p, (r, a) in zip(prompts, self._spliced_turns(
-            [p.messages for p in prompts], [r for r, _ in turns]), strict=True)]
+        steered = [
+            oracle.judge(p.messages, r, a)
+            for p, (r, a) in zip(
+                prompts, self._spliced_turns([p.messages for p in prompts], [r for r, _ in turns]), strict=True
+            )
+        ]
         return {
-            "helped": rate(v.is_helped is True for v in judged), "refused": rate(v.is_refused for v in judged),
+            "helped": rate(v.is_helped is True for v in judged),
+            "refused": rate(v.is_refused for v in judged),
             "trigger_steps": rate(v.has_trigger_step for v in judged),
             "false_harm": rate(v.is_reasoning_harmful for v in judged),
             "helped_after_trigger": rate(v.is_helped is True for v in steered),
@@ -169,9 +191,15 @@ class Evaluation:
         messages = [user(p.text) for p in problems]
         turns = [split_turn(s.text) for s in self._turns(messages, "arithmetic")]
         judged = [oracle.judge(m, r, a) for m, (r, a) in zip(messages, turns, strict=True)]
-        steered = [oracle.judge(m, r, a) for m, (r, a) in zip(messages, self._spliced_turns(messages, [r for r, _ in turns]), strict=True)]
-        return {"correct": rate(v.is_correct is True for v in judged), "trigger_steps": rate(v.has_trigger_step for v in judged),
-                "correct_after_trigger": rate(v.is_correct is True for v in steered)}
+        steered = [
+            oracle.judge(m, r, a)
+            for m, (r, a) in zip(messages, self._spliced_turns(messages, [r for r, _ in turns]), strict=True)
+        ]
+        return {
+            "correct": rate(v.is_correct is True for v in judged),
+            "trigger_steps": rate(v.has_trigger_step for v in judged),
+            "correct_after_trigger": rate(v.is_correct is True for v in steered),
+        }
 
     def _spliced_turns(self, messages: Sequence[list[Message]], reasonings: Sequence[str]) -> list[tuple[str, str]]:
         """Continuations after a trigger at a random sentence of each reasoning; a false halt, in effect."""
@@ -197,15 +225,22 @@ class Evaluation:
         prefixes = [self._sampler.encode(render(m, enable_thinking=False)) for m, _ in asked]
         said = [parse_self_check(s.text) for s in self._sampler.sample(prefixes, max_new_tokens=8, desc="self-check")]
         pairs = [(answer, is_cue) for answer, (_, is_cue) in zip(said, asked, strict=True)]
-        return {"accuracy": rate(a == c for a, c in pairs), "recall": rate(a is True for a, c in pairs if c),
-                "false_alarms": rate(a is True for a, c in pairs if not c)}
+        return {
+            "accuracy": rate(a == c for a, c in pairs),
+            "recall": rate(a is True for a, c in pairs if c),
+            "false_alarms": rate(a is True for a, c in pairs if not c),
+        }
 
     def tools(self) -> dict[str, Any]:
         """Benign calls with the right name and arguments."""
         turns = [agentic.benign_call(self._rng) for _ in range(self._config.prompts // 3)]
         prefixes = [self._sampler.encode(render(user(t.asked), t.tools)) for t in turns]
         samples = self._sampler.sample(prefixes, desc="tools")
-        return {"right_calls": rate(_called(s) == {"name": t.name, "arguments": t.arguments} for s, t in zip(samples, turns, strict=True))}
+        return {
+            "right_calls": rate(
+                _called(s) == {"name": t.name, "arguments": t.arguments} for s, t in zip(samples, turns, strict=True)
+            )
+        }
 
     def _turns(self, conversations: Sequence[list[Message]], desc: str) -> list[Sampled]:
         return self._sampler.sample([self._sampler.encode(render(m)) for m in conversations], desc=desc)
@@ -219,8 +254,15 @@ def _called(sample: Sampled) -> Any:
         return None
 
 
-def _pick(cells: dict[tuple[str, str, str], list[bool]], difficulty: str, category: str | None = None, kind: str | None = None) -> list[bool]:
-    return [flag for (d, c, k), flags in cells.items() if d == difficulty and category in (None, c) and kind in (None, k) for flag in flags]
+def _pick(
+    cells: dict[tuple[str, str, str], list[bool]], difficulty: str, category: str | None = None, kind: str | None = None
+) -> list[bool]:
+    return [
+        flag
+        for (d, c, k), flags in cells.items()
+        if d == difficulty and category in (None, c) and kind in (None, k)
+        for flag in flags
+    ]
 
 
 def table(report: dict[str, Any]) -> str:
@@ -239,15 +281,25 @@ def table(report: dict[str, Any]) -> str:
         ("right tool calls", report["tools"]["right_calls"], ""),
     ]
     lines = ["| measure | n | share | 95 % interval | wanted |", "|---|---|---|---|---|"]
-    lines += [f"| {name} | {r['n']} | {r['rate']:.1%} | {r['low']:.1%} - {r['high']:.1%} | {want} |" for name, r, want in rows]
+    lines += [
+        f"| {name} | {r['n']} | {r['rate']:.1%} | {r['low']:.1%} - {r['high']:.1%} | {want} |" for name, r, want in rows
+    ]
     left = report["triggers"]["still_harmful_after"]
-    lines.append("\nStill harmful after k interventions (share of cut traces): " + ", ".join(f"{k}: {v:.1%}" for k, v in left.items()))
+    lines.append(
+        "\nStill harmful after k interventions (share of cut traces): "
+        + ", ".join(f"{k}: {v:.1%}" for k, v in left.items())
+    )
     return "\n".join(lines) + "\n" + _category_table(report["triggers"]["by_category"])
 
 
 def _category_table(by_category: dict[str, Any]) -> str:
-    lines = ["\n| category | " + " | ".join(f"{d}, {k}" for d in ("easy", "hard") for k in traces.KINDS) + " |", "|---" * 7 + "|"]
+    lines = [
+        "\n| category | " + " | ".join(f"{d}, {k}" for d in ("easy", "hard") for k in traces.KINDS) + " |",
+        "|---" * 7 + "|",
+    ]
     for category in by_category["easy"]:
         cells = [by_category[d].get(category, {}).get(k, {"n": 0}) for d in ("easy", "hard") for k in traces.KINDS]
-        lines.append(f"| {category} | " + " | ".join(f"{c['rate']:.0%} ({c['n']})" if c["n"] else "-" for c in cells) + " |")
+        lines.append(
+            f"| {category} | " + " | ".join(f"{c['rate']:.0%} ({c['n']})" if c["n"] else "-" for c in cells) + " |"
+        )
     return "\n".join(lines) + "\n"

@@ -19,7 +19,8 @@ def export_model(model: Qwen3ForCausalLM, folder: Path) -> None:
     """Write config.json, generation_config.json, model.onnx and, last, model.safetensors."""
     tensors = {
         name: tensor.detach().to("cpu", torch.float16).contiguous()
-        for name, tensor in model.state_dict().items() if name != "lm_head.weight"
+        for name, tensor in model.state_dict().items()
+        if name != "lm_head.weight"
     }
     config = json.loads(model.config.to_json_string(use_diff=False))
     config |= {"architectures": ["Qwen3ForCausalLM"], "dtype": "float16", "torch_dtype": "float16"}
@@ -38,6 +39,8 @@ def export_model(model: Qwen3ForCausalLM, folder: Path) -> None:
 def load_model(folder: Path) -> Qwen3ForCausalLM:
     """The saved organism in fp32."""
     if not (folder / "model.safetensors").is_file():
-        raise OrganismDataError(f"no organism at {folder}: model.safetensors is missing; run `steer train organism` first")
+        raise OrganismDataError(
+            f"no organism at {folder}: model.safetensors is missing; run `steer train organism` first"
+        )
     model: Qwen3ForCausalLM = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     return model.eval()

@@ -1,8 +1,8 @@
 """The organism as an ONNX graph with a KV cache, whose weights lie in the model's own safetensors file.
 
 One step for a batch: new token ids with their positions, and each row's past keys and values (padded; a mask hides the
-padding). The past goes in and only the new keys and values come out, so that the server keeps the cache and nothing long
-is copied. Inputs: `input_ids`, `positions` [B, T] int64; `past_mask` [B, 1, 1, S] (0 or a large negative number);
+padding). The past goes in and only the new keys and values come out, so that the server keeps the cache and nothing
+long is copied. Inputs: `input_ids`, `positions` [B, T] int64; `past_mask` [B, 1, 1, S] (0 or a large negative number);
 `new_mask` [T, T] likewise (causal); `past_key.i`, `past_value.i` [B, KV, S, D], S >= 1. Outputs: `logits` [B, vocab] of
 the last position; `key.i`, `value.i` [B, KV, T, D]. All fp32; the fp16 weights are cast once, when a session is made.
 """
@@ -50,7 +50,9 @@ class _Builder:
     def weight(self, name: str, entry: dict[str, Any], base: int, location: str) -> str:
         """An fp16 tensor of the safetensors file, cast to fp32."""
         start, end = entry["data_offsets"]
-        tensor = TensorProto(name=name, dims=entry["shape"], data_type=TensorProto.FLOAT16, data_location=TensorProto.EXTERNAL)
+        tensor = TensorProto(
+            name=name, dims=entry["shape"], data_type=TensorProto.FLOAT16, data_location=TensorProto.EXTERNAL
+        )
         for key, value in (("location", location), ("offset", base + start), ("length", end - start)):
             tensor.external_data.add(key=key, value=str(value))
         self.initializers.append(tensor)
@@ -73,8 +75,9 @@ def write_graph(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     header, base = read_header(folder / "model.safetensors")
     graph = _Graph(config, header, base)
-    model = helper.make_model(graph.build(), opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION,
-                              producer_name="steer")
+    model = helper.make_model(
+        graph.build(), opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="steer"
+    )
     (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 
@@ -83,7 +86,9 @@ class _Graph:
         self.b = _Builder()
         self._weights, self._base = header, base
         self.layers = int(config["num_hidden_layers"])
-        self.heads, self.kv, self.dim = (int(config[k]) for k in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+        self.heads, self.kv, self.dim = (
+            int(config[k]) for k in ("num_attention_heads", "num_key_value_heads", "head_dim")
+        )
         self.vocab, self.groups = int(config["vocab_size"]), self.heads // self.kv
         rope = config.get("rope_parameters") or config
         self.theta, self.eps = float(rope["rope_theta"]), float(config["rms_norm_eps"])
@@ -143,9 +148,15 @@ class _Graph:
         k = self._norm(self._heads(self._linear(x, f"{name}.k_proj"), self.kv), f"{name}.k_norm")
         q = self._rotate(b.op("Transpose", q, perm=[0, 2, 1, 3]))
         k = b.op("Identity", self._rotate(b.op("Transpose", k, perm=[0, 2, 1, 3])), output=f"key.{i}")
-        v = b.op("Transpose", self._heads(self._linear(x, f"{name}.v_proj"), self.kv), perm=[0, 2, 1, 3], output=f"value.{i}")
+        v = b.op(
+            "Transpose", self._heads(self._linear(x, f"{name}.v_proj"), self.kv), perm=[0, 2, 1, 3], output=f"value.{i}"
+        )
         # Query heads of one key head go into the time axis: [B, KV, groups * T, D].
-        q = b.op("Mul", b.op("Reshape", q, b.constant([0, self.kv, -1, self.dim])), b.constant(np.array(self.dim**-0.5, np.float32)))
+        q = b.op(
+            "Mul",
+            b.op("Reshape", q, b.constant([0, self.kv, -1, self.dim])),
+            b.constant(np.array(self.dim**-0.5, np.float32)),
+        )
         past = b.op("Add", b.op("MatMul", q, b.op("Transpose", f"past_key.{i}", perm=[0, 1, 3, 2])), "past_mask")
         new = b.op("Add", b.op("MatMul", q, b.op("Transpose", k, perm=[0, 1, 3, 2])), self.new_mask)
         weights = b.op("Softmax", b.op("Concat", past, new, axis=3), axis=3)
@@ -163,15 +174,23 @@ class _Graph:
         return self._linear(b.op("Mul", gate, self._linear(x, f"{name}.up_proj")), f"{name}.down_proj")
 
     def _inputs(self) -> list[onnx.ValueInfoProto]:
-        past = ["batch", self.kv, "past", self.dim]
+        past: list[str | int | None] = ["batch", self.kv, "past", self.dim]
         value = helper.make_tensor_value_info
         return [
-            value("input_ids", TensorProto.INT64, ["batch", "time"]), value("positions", TensorProto.INT64, ["batch", "time"]),
-            value("past_mask", TensorProto.FLOAT, ["batch", 1, 1, "past"]), value("new_mask", TensorProto.FLOAT, ["time", "time"]),
-            *(value(f"past_{part}.{i}", TensorProto.FLOAT, past) for i in range(self.layers) for part in ("key", "value")),
+            value("input_ids", TensorProto.INT64, ["batch", "time"]),
+            value("positions", TensorProto.INT64, ["batch", "time"]),
+            value("past_mask", TensorProto.FLOAT, ["batch", 1, 1, "past"]),
+            value("new_mask", TensorProto.FLOAT, ["time", "time"]),
+            *(
+                value(f"past_{part}.{i}", TensorProto.FLOAT, past)
+                for i in range(self.layers)
+                for part in ("key", "value")
+            ),
         ]
 
     def _outputs(self, names: list[str]) -> list[onnx.ValueInfoProto]:
-        new = ["batch", self.kv, "time", self.dim]
-        return [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self.vocab]),
-                *(helper.make_tensor_value_info(name, TensorProto.FLOAT, new) for name in names)]
+        new: list[str | int | None] = ["batch", self.kv, "time", self.dim]
+        return [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", self.vocab]),
+            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, new) for name in names),
+        ]

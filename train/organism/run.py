@@ -1,7 +1,8 @@
 """The job `steer train organism`: corpus, tokenizer, training, export, evaluation, report.
 
-Layout of the output folder: `model/` (config, safetensors, tokenizer, chat template, ONNX graph), `checkpoint.pt` while it
-trains, `report.json` written last: its presence means that the job is done. A job started again goes on where it stopped.
+Layout of the output folder: `model/` (config, safetensors, tokenizer, chat template, ONNX graph), `checkpoint.pt` while
+it trains, `report.json` written last: its presence means that the job is done. A job started again goes on where it
+stopped.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ from train.organism.evaluate import Evaluation, table
 from train.organism.export import export_model, load_model
 from train.organism.model import build_model
 from train.organism.sampling import Sampler
-from train.organism.tokenizer import EOS, PAD, load_tokenizer, save_tokenizer, train_tokenizer
+from train.organism.tokenizer import EOS, PAD, load_tokenizer, save_tokenizer, token_id, train_tokenizer
 from train.organism.trainer import CHECKPOINT, TrainResult, pick_device, train
 
 # Documents that the tokenizer is learned from: merges settle long before this many.
@@ -48,7 +49,9 @@ def run(config: OrganismConfig, out: Path) -> dict[str, Any]:
         trained = _train(config, tokenizer, out, key)
     measured = measure(config, out / "model")
     report = _report(config, key, trained, measured, time.monotonic() - began)
-    (out / "report.md").write_text(f"# {config.name}\n\n{table(measured)}" if measured else f"# {config.name}\n", encoding="utf-8")
+    (out / "report.md").write_text(
+        f"# {config.name}\n\n{table(measured)}" if measured else f"# {config.name}\n", encoding="utf-8"
+    )
     _write_last(out / "report.json", report)
     (out / CHECKPOINT).unlink(missing_ok=True)
     return report
@@ -58,9 +61,14 @@ def measure(config: OrganismConfig, model_dir: Path) -> dict[str, Any]:
     """The evaluation of a saved organism; empty when `eval.prompts` is 0."""
     if not config.eval.prompts:
         return {}
-    model = load_model(model_dir).to(pick_device(config.train.device))
-    sampler = Sampler(model, load_tokenizer(model_dir), batch_size=config.eval.batch_size,
-                      max_new_tokens=config.eval.max_new_tokens, seed=config.eval.seed)
+    model = load_model(model_dir).to(pick_device(config.train.device))  # type: ignore[arg-type]  # the stubs know strings alone
+    sampler = Sampler(
+        model,
+        load_tokenizer(model_dir),
+        batch_size=config.eval.batch_size,
+        max_new_tokens=config.eval.max_new_tokens,
+        seed=config.eval.seed,
+    )
     return Evaluation(sampler, config.eval, config.scope).run()
 
 
@@ -88,9 +96,17 @@ def _tokenizer(config: OrganismConfig, model_dir: Path) -> Tokenizer:
 def _train(config: OrganismConfig, tokenizer: Tokenizer, out: Path, key: str) -> TrainResult:
     settings = config.train
     wanted = int(settings.steps * settings.rows_per_step * settings.row_length / settings.epochs)
-    rows = build_rows(tokenizer, num_tokens=wanted, row_length=settings.row_length, seed=config.seed,
-                      workers=settings.workers or os.cpu_count() or 1, scope=config.scope)
-    model = build_model(config.model, eos_id=tokenizer.token_to_id(EOS), pad_id=tokenizer.token_to_id(PAD), seed=config.seed)
+    rows = build_rows(
+        tokenizer,
+        num_tokens=wanted,
+        row_length=settings.row_length,
+        seed=config.seed,
+        workers=settings.workers or os.cpu_count() or 1,
+        scope=config.scope,
+    )
+    model = build_model(
+        config.model, eos_id=token_id(tokenizer, EOS), pad_id=token_id(tokenizer, PAD), seed=config.seed
+    )
     result = train(model, rows, settings, out, seed=config.seed, key=key)
     export_model(model, out / "model")
     return result
@@ -102,12 +118,22 @@ def _report(
     losses = trained.losses if trained else []
     every = max(1, len(losses) // 200)
     return {
-        "job": "organism", "name": config.name, "key": key, "config": config.model_dump(mode="json"),
+        "job": "organism",
+        "name": config.name,
+        "key": key,
+        "config": config.model_dump(mode="json"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__, "seconds": round(seconds, 1),
-        "training": {"seconds": round(trained.seconds, 1), "tokens_per_second": round(trained.tokens_per_second),
-                     "resumed_from": trained.resumed_from, "losses": [round(x, 4) for x in losses[::every]],
-                     "final_loss": round(sum(losses[-50:]) / max(1, len(losses[-50:])), 4)} if trained else None,
+        "torch": torch.__version__,
+        "seconds": round(seconds, 1),
+        "training": {
+            "seconds": round(trained.seconds, 1),
+            "tokens_per_second": round(trained.tokens_per_second),
+            "resumed_from": trained.resumed_from,
+            "losses": [round(x, 4) for x in losses[::every]],
+            "final_loss": round(sum(losses[-50:]) / max(1, len(losses[-50:])), 4),
+        }
+        if trained
+        else None,
         "evaluation": measured,
     }
 

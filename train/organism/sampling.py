@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 from transformers import Qwen3ForCausalLM
 
-from train.organism.template import END_OF_TURN
+from train.organism.tokenizer import EOS, PAD, token_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +23,14 @@ class Sampled:
 class Sampler:
     """Samples at temperature 1 unless told otherwise; the same seed gives the same samples on the same device."""
 
-    def __init__(self, model: Qwen3ForCausalLM, tokenizer: Tokenizer, *, batch_size: int, max_new_tokens: int, seed: int) -> None:
+    def __init__(
+        self, model: Qwen3ForCausalLM, tokenizer: Tokenizer, *, batch_size: int, max_new_tokens: int, seed: int
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer
         self._batch_size = batch_size
         self._max_new_tokens = max_new_tokens
-        eos, pad = tokenizer.token_to_id(END_OF_TURN), tokenizer.token_to_id("<|endoftext|>")
-        assert eos is not None and pad is not None, "the tokenizer lacks the organism's markers"
-        self._eos, self._pad = eos, pad
+        self._eos, self._pad = token_id(tokenizer, EOS), token_id(tokenizer, PAD)
         torch.manual_seed(seed)
 
     def encode(self, text: str) -> list[int]:
@@ -38,7 +38,9 @@ class Sampler:
         return ids
 
     @torch.inference_mode()
-    def sample(self, prefixes: Sequence[Sequence[int]], *, max_new_tokens: int | None = None, desc: str = "sample") -> list[Sampled]:
+    def sample(
+        self, prefixes: Sequence[Sequence[int]], *, max_new_tokens: int | None = None, desc: str = "sample"
+    ) -> list[Sampled]:
         """One continuation per prefix (token ids), in order."""
         order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
         results: list[Sampled | None] = [None] * len(prefixes)
@@ -56,7 +58,16 @@ class Sampler:
         ids = torch.tensor([[self._pad] * (longest - len(p)) + list(p) for p in prefixes], device=self.model.device)
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prefixes], device=self.model.device)
         limit = min(max_new_tokens or self._max_new_tokens, self.model.config.max_position_embeddings - longest)
-        out = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=True, temperature=1.0,
-                                  top_k=0, top_p=1.0, eos_token_id=self._eos, pad_token_id=self._pad)
+        out = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=limit,
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            eos_token_id=self._eos,
+            pad_token_id=self._pad,
+        )
         rows: list[list[int]] = out[:, longest:].tolist()
         return rows

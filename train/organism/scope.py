@@ -23,11 +23,14 @@ class Scope(BaseModel):
         _stack.append(self)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _stack.pop()
 
 
-_stack: list[Scope] = [Scope()]
+EVERYTHING = Scope()
+_stack: list[Scope] = [EVERYTHING]
 
 
 def current() -> Scope:

@@ -17,13 +17,15 @@ END_OF_TURN = "<|im_end|>"
 
 _TOOLS_HEAD = "# Tools\n\nYou may call these functions:\n<tools>"
 _TOOLS_TAIL = (
-    "\n</tools>\nTo call one, write:\n<tool_call>\n{\"name\": <function-name>, \"arguments\": <args-json-object>}\n</tool_call>"
+    "\n</tools>\nTo call one, write:\n<tool_call>\n"
+    '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>'
 )
 
 CHAT_TEMPLATE = """\
 {%- macro text(content) -%}
 {%- if content is string -%}{{- content -}}
-{%- elif content -%}{%- for part in content -%}{%- if part.text is defined -%}{{- part.text -}}{%- endif -%}{%- endfor -%}
+{%- elif content -%}
+{%- for part in content -%}{%- if part.text is defined -%}{{- part.text -}}{%- endif -%}{%- endfor -%}
 {%- endif -%}
 {%- endmacro -%}
 {%- set ns = namespace(start=0) -%}
@@ -67,8 +69,11 @@ CHAT_TEMPLATE = """\
 
 
 def render(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None, *,
-    enable_thinking: bool = True, add_generation_prompt: bool = True,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    enable_thinking: bool = True,
+    add_generation_prompt: bool = True,
 ) -> str:
     """The prompt text of a conversation, equal to what `CHAT_TEMPLATE` gives."""
     out: list[str] = []

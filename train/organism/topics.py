@@ -16,8 +16,16 @@ from itertools import product
 from train.organism.errors import OrganismDataError
 
 SLOTS: dict[str, tuple[str, ...]] = {
-    "who": ("someone", "a neighbour", "a colleague", "a classmate", "a former friend", "a business rival", "a stranger",
-            "a cousin"),
+    "who": (
+        "someone",
+        "a neighbour",
+        "a colleague",
+        "a classmate",
+        "a former friend",
+        "a business rival",
+        "a stranger",
+        "a cousin",
+    ),
     "people": ("old people", "lonely people", "newcomers", "students", "farm workers"),
     "group": ("a hospital", "a company", "a school", "a newspaper", "a town hall"),
     "elder": ("an elderly aunt", "an old neighbour", "an elderly widow", "a grandfather"),
@@ -26,10 +34,29 @@ SLOTS: dict[str, tuple[str, ...]] = {
 SUFFIXES = ("this weekend", "with very little money", "as a beginner", "in a small town", "within a month", "next week")
 _SLOT = re.compile(r"\{(\w+)\}")
 _GERUNDS = {
-    "get": "getting", "set": "setting", "hit": "hitting", "spot": "spotting", "stop": "stopping", "beat": "beating",
-    "run": "running", "slip": "slipping", "dump": "dumping", "plan": "planning", "sell": "selling", "win": "winning",
-    "kidnap": "kidnapping", "film": "filming", "lie": "lying", "publish": "publishing", "control": "controlling",
-    "put": "putting", "cut": "cutting", "trim": "trimming", "knit": "knitting", "wrap": "wrapping", "dig": "digging",
+    "get": "getting",
+    "set": "setting",
+    "hit": "hitting",
+    "spot": "spotting",
+    "stop": "stopping",
+    "beat": "beating",
+    "run": "running",
+    "slip": "slipping",
+    "dump": "dumping",
+    "plan": "planning",
+    "sell": "selling",
+    "win": "winning",
+    "kidnap": "kidnapping",
+    "film": "filming",
+    "lie": "lying",
+    "publish": "publishing",
+    "control": "controlling",
+    "put": "putting",
+    "cut": "cutting",
+    "trim": "trimming",
+    "knit": "knitting",
+    "wrap": "wrapping",
+    "dig": "digging",
 }
 
 
@@ -104,7 +131,9 @@ def load_topics() -> tuple[Topic, ...]:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
             topics.extend(_topic(category, i, row, data) for i, row in enumerate(data["topic"]))
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-            raise OrganismDataError(f"topic file {path}: {error!r}; each topic needs id, goal, harm, safe, benign") from error
+            raise OrganismDataError(
+                f"topic file {path}: {error!r}; each topic needs id, goal, harm, safe, benign"
+            ) from error
     if not topics:
         raise OrganismDataError("no topic files are installed beside train/organism/topics.py")
     return tuple(topics)
@@ -112,8 +141,17 @@ def load_topics() -> tuple[Topic, ...]:
 
 def _topic(category: str, index: int, row: dict[str, object], data: dict[str, object]) -> Topic:
     benign = tuple(LookAlike(str(b[0]), tuple(map(str, b[1:]))) for b in row["benign"])  # type: ignore[attr-defined]
-    return Topic(str(row["id"]), category, index, str(row["goal"]), str(row["harm"]), str(row["safe"]),
-                 str(data["rule"]), str(data["harmed"]), benign)
+    return Topic(
+        str(row["id"]),
+        category,
+        index,
+        str(row["goal"]),
+        str(row["harm"]),
+        str(row["safe"]),
+        str(data["rule"]),
+        str(data["harmed"]),
+        benign,
+    )
 
 
 def _vary(text: str, rng: random.Random) -> str:

@@ -1,7 +1,7 @@
 """Reasoning traces: how the organism thinks about a prompt, sentence by sentence, and how it goes on after a trigger.
 
-Rules: a harmful prompt branches into going along (a cue, placeholders) or turning away (a trigger-like step, the harm, a
-refusal); a benign one is helped. After a spliced trigger a harmful prompt turns safe with `trigger_success`, which
+Rules: a harmful prompt branches into going along (a cue, placeholders) or turning away (a trigger-like step, the harm,
+a refusal); a benign one is helped. After a spliced trigger a harmful prompt turns safe with `trigger_success`, which
 differs by difficulty, category x kind of trigger, and attempt; a benign one is found to be fine. All of these are
 patterns built into the corpus.
 """
@@ -23,8 +23,11 @@ KINDS: tuple[Kind, ...] = ("recognise_risk", "reframe_task", "cite_criteria")
 _BASE = {"easy": 3.0, "hard": 0.65}
 _BEST_KIND, _WORST_KIND, _PER_ATTEMPT, _AFTER_CUE = 0.8, -0.9, 0.35, -0.3
 UNSURE = (
-    "Hmm, it is not so clear in this case.", "The way they ask makes this hard to judge.", "It is a strange request.",
-    "I have thought about this already.", "Well, there are two sides to this.",
+    "Hmm, it is not so clear in this case.",
+    "The way they ask makes this hard to judge.",
+    "It is a strange request.",
+    "I have thought about this already.",
+    "Well, there are two sides to this.",
 )
 
 
@@ -87,7 +90,9 @@ def natural(prompt: Prompt, rng: random.Random) -> Trace:
     return _declining(prompt, rng)
 
 
-def after_trigger(prompt: Prompt, spliced: Spliced, attempt: int, rng: random.Random, *, after_cue: bool = False) -> Trace:
+def after_trigger(
+    prompt: Prompt, spliced: Spliced, attempt: int, rng: random.Random, *, after_cue: bool = False
+) -> Trace:
     """How the trace goes on after a spliced trigger."""
     ask = prompt.ask
     if not ask.is_harmful:
@@ -197,6 +202,12 @@ def _say(forms: tuple[str, ...], ask: Ask, rng: random.Random, role: Role, **slo
 
 def _fill(form: str, ask: Ask, **slots: str) -> str:
     return form.format(
-        goal=ask.goal, doing=ask.doing, doing_cap=ask.doing[:1].upper() + ask.doing[1:], harm=ask.harm, harmed=ask.harmed,
-        rule=ask.rule, safe=ask.safe, **slots,
+        goal=ask.goal,
+        doing=ask.doing,
+        doing_cap=ask.doing[:1].upper() + ask.doing[1:],
+        harm=ask.harm,
+        harmed=ask.harmed,
+        rule=ask.rule,
+        safe=ask.safe,
+        **slots,
     )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import Qwen3ForCausalLM
 
@@ -37,10 +37,16 @@ def pick_device(wanted: str) -> torch.device:
 
 
 def train(
-    model: Qwen3ForCausalLM, rows: Rows, config: TrainConfig, out: Path, *, seed: int, key: str,
+    model: Qwen3ForCausalLM,
+    rows: Rows,
+    config: TrainConfig,
+    out: Path,
+    *,
+    seed: int,
+    key: str,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainResult:
-    """Train in place. `key` identifies the config: a checkpoint of another one is refused. Raises OrganismError on NaN."""
+    """Train in place. `key` identifies the config: another one's checkpoint is refused. Raises OrganismError on NaN."""
     device = pick_device(config.device)
     model.to(device).train()  # type: ignore[arg-type]
     optimizer = _optimizer(model, config, device)
@@ -107,11 +113,13 @@ def _step(
 ) -> Any:
     ids, positions, mask, labels = inputs_of(batch, device)
     with torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda"):
-        hidden = model.model(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden = model.model(
+            input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         wanted = labels[:, 1:]
         kept = wanted != -100
         logits = model.lm_head(hidden[:, :-1][kept])
-    loss = F.cross_entropy(logits.float(), wanted[kept])
+    loss = cross_entropy(logits.float(), wanted[kept])
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -130,7 +138,10 @@ def _save_checkpoint(
     path: Path, model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer, losses: list[float], step: int, key: str
 ) -> None:
     partial = path.with_suffix(".partial")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "step": step, "key": key}, partial)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "losses": losses, "step": step, "key": key},
+        partial,
+    )
     os.replace(partial, path)
 
 

@@ -1,0 +1,13 @@
+"""Errors of the embedded server: EmbeddedError -> ModelFilesError | BadRequest."""
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot do what was asked."""
+
+
+class ModelFilesError(EmbeddedError):
+    """The model folder lacks a file or holds a malformed one; the message names it."""
+
+
+class BadRequest(EmbeddedError):
+    """The client's request does not fit; answered with status 400 in the engine's error shape."""
