@@ -112,7 +112,9 @@ async def test_completing_what_was_never_inserted_is_an_error_for_that_caller_al
                 tasks.start_soon(log.insert, other)
             await anyio.sleep(0.05)
     assert len(errors) == 1
-    assert log.last_error is None
+    with pytest.raises(UnknownIntervention, match="insert it before"):
+        await log.complete("nobody", completion())
+    assert log.last_error is None, "the database is not at fault"
     assert {item.id for item in (await log.list()).items} == {other.id for other in others}
 
 

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio
 import pytest
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import Connection, create_engine, make_url
 
 from proxy.log import InterventionLog, connect
 from proxy.log.errors import LogDamaged, LogError, LogFull, LogLocked, LogUnavailable, LogUrlError
@@ -211,22 +212,36 @@ def test_a_database_that_is_not_there_is_named() -> None:
         InterventionLog.open(url.render_as_string(hide_password=False))
 
 
+def _terminate(connection: Connection, where: str) -> int:
+    query = f"select pg_terminate_backend(pid) from pg_stat_activity where pid != pg_backend_pid() and {where}"
+    return len(connection.exec_driver_sql(query).all())
+
+
 @pytest.mark.postgres
-async def test_a_connection_that_the_server_closed_is_replaced_without_an_error() -> None:
-    url = os.environ["STEER_TEST_POSTGRES_URL"]
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.exec_driver_sql("drop database if exists steer_cut")
-        connection.exec_driver_sql("create database steer_cut")
-    cut_url = make_url(url).set(database="steer_cut").render_as_string(hide_password=False)
-    async with InterventionLog.open(cut_url) as log:
+@pytest.mark.parametrize("log_url", ["postgres"], indirect=True)
+async def test_a_connection_that_the_server_closed_is_replaced_without_an_error(log_url: str) -> None:
+    admin = create_engine(log_url, isolation_level="AUTOCOMMIT")
+    async with InterventionLog.open(log_url) as log:
         for _ in range(3):
             with admin.connect() as connection:
-                connection.exec_driver_sql(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = 'steer_cut'"
-                )
+                assert _terminate(connection, "datname = current_database()")
             await log.insert(record())
         assert (await log.stats()).interventions == 3
-    with admin.connect() as connection:
-        connection.exec_driver_sql("drop database steer_cut with (force)")
     admin.dispose()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("log_url", ["postgres"], indirect=True)
+async def test_a_transaction_that_the_server_broke_off_is_run_again(log_url: str) -> None:
+    admin = create_engine(log_url)
+    async with InterventionLog.open(log_url) as log, anyio.create_task_group() as tasks:
+        with admin.begin() as connection:
+            connection.exec_driver_sql("lock table interventions in exclusive mode")
+            tasks.start_soon(log.insert, record())
+            with anyio.fail_after(10):
+                is_waiting = "wait_event_type = 'Lock' and datname = current_database()"
+                while not _terminate(connection, is_waiting):  # noqa: ASYNC110 - the server rings no bell
+                    await anyio.sleep(0.02)
+    admin.dispose()
+    async with InterventionLog.open(log_url) as log:
+        assert (await log.stats()).interventions == 1
