@@ -65,6 +65,29 @@ def serve(
 
 
 @app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="port of the playground and the proxy; 0 picks a free one")] = 8080,
+    host: Annotated[str, typer.Option(help="address to listen on, of this machine alone")] = "127.0.0.1",
+    terminal: Annotated[bool, typer.Option("--terminal", help="play in this terminal instead, then stop")] = False,
+    open_browser: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="open a browser; default: where there is a display")
+    ] = None,
+    example: Annotated[int | None, typer.Option(min=1, help="number of the example to open with or to play")] = None,
+) -> None:
+    """Watch a toy model being halted and corrected live: embedded model, proxy and playground on one port."""
+    from proxy.demo.command import run_demo
+    from proxy.demo.errors import DemoError
+    from proxy.errors import ConfigError
+
+    try:
+        run_demo(host=host, port=port, in_terminal=terminal, opens_browser=open_browser, example=example)
+    except ConfigError as error:
+        fail(str(error), 2)
+    except (DemoError, OSError) as error:
+        fail(str(error))
+
+
+@app.command()
 def detect(
     source: Annotated[Path, typer.Option("--in", help="JSONL of traces")],
     target: Annotated[Path, typer.Option("--out", help="JSONL of scores, written whole or not at all")],
@@ -78,6 +101,52 @@ def detect(
         detect_file(source, target, artifact)
     except (ArtifactError, DetectorError, OSError) as error:
         fail(str(error))
+
+
+JobConfig = Annotated[Path, typer.Option("--config", help="TOML of the job; examples are in train/configs")]
+JobOut = Annotated[
+    Path, typer.Option("--out", help="folder for checkpoints, report.json and plots; resumes what is there")
+]
+
+
+@train.command("detector")
+def train_detector(config: JobConfig, out: JobOut) -> None:
+    """Distil a cue classifier from labelled traces into an artifact folder."""
+    _need_training_side()
+    from detector.errors import DetectorError
+    from train.detector.config import load_config
+    from train.detector.run import run
+
+    try:
+        run(load_config(config), out)
+    except ValueError as error:
+        fail(str(error), 2)
+    except (DetectorError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"report: {out / 'report.json'}")
+
+
+@train.command("organism")
+def train_organism(config: JobConfig, out: JobOut) -> None:
+    """Train the toy reasoning model that the demo shows and that benchmarks steer."""
+    _need_training_side()
+    from train.organism.errors import OrganismConfigError, OrganismError
+    from train.organism.run import run_file
+
+    try:
+        run_file(config, out)
+    except OrganismConfigError as error:
+        fail(str(error), 2)
+    except (OrganismError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"report: {out / 'report.json'}")
+
+
+def _need_training_side() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("torch", "transformers") if find_spec(name) is None]:
+        fail(f"training needs {' and '.join(missing)}: run scripts/setup, or install the extra `train`")
 
 
 def _given(**values: Any) -> dict[str, Any]:

@@ -1,0 +1,206 @@
+"""The ASGI application of the demo: the playground's few routes in front of the proxy's own application.
+
+    /                              the playground
+    /static/…                      its script and style
+    /unsteered/v1/chat/completions straight to the toy model, past the proxy: the left side of the playground
+    /demo/examples                 prompts, and what the playground must know about the model
+    /demo/records?request_id=…     records and pairs of one request
+    anything else                  the proxy, as `steer serve` runs it
+
+Rules: answers of the demo carry a strict content security policy; a request must name this machine as its host, so
+that no foreign page can read the log through a rebound name. Only the demo has these routes.
+"""
+
+import ipaddress
+import json
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from proxy.chat import StreamWriter, run_until_client_leaves
+from proxy.demo.evidence import evidence_of
+from proxy.demo.examples import MAX_TOKENS, TEMPERATURE, Example
+from proxy.errors import RequestError, UpstreamError
+from proxy.log import LogReader
+from proxy.log.errors import LogError
+from proxy.responses import send_error, send_json
+from proxy.upstream import UpstreamClient
+
+logger = logging.getLogger("steer.demo")
+
+_STATIC = Path(__file__).with_name("static")
+_SECURITY_HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+# A playground prompt is a few hundred bytes; the bound keeps a stray upload out of memory.
+_MAX_BODY_BYTES = 1 << 20
+
+
+class DemoApp:
+    """`proxy` is the proxy's application; `log_url` its log; `engine` talks to the toy model (opened by the caller)."""
+
+    def __init__(
+        self, proxy: ASGIApp, engine: UpstreamClient, log_url: str, model: str, examples: Sequence[Example]
+    ) -> None:
+        self.failure: str | None = None
+        self._proxy = proxy
+        self._engine = engine
+        self._log_url = log_url
+        self._about = {
+            "model": model,
+            "max_tokens": MAX_TOKENS,
+            "temperature": TEMPERATURE,
+            "examples": [example.model_dump() for example in examples],
+        }
+        # A fixed table: no path of a request ever becomes a path of a file.
+        self._files = {f"/static/{file.name}": file for file in _STATIC.iterdir()} | {"/": _STATIC / "index.html"}
+        self._log: LogReader | None = None
+        self._opening = anyio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One HTTP request, or the proxy's own lifespan."""
+        if scope["type"] == "lifespan":
+            await self._proxy(scope, receive, partial(self._note_failure, send))
+            await self._close_log()
+            return
+        if scope["type"] != "http" or not _is_of_demo(scope["path"]):
+            await self._proxy(scope, receive, send)
+            return
+        guarded = partial(_send_guarded, send)
+        try:
+            _check_host(scope)
+            await self._route(scope, receive, guarded)
+        except (RequestError, UpstreamError) as error:
+            await send_error(guarded, error)
+
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        _check_method(path, scope["method"], "POST" if path.startswith("/unsteered") else "GET")
+        match path:
+            case _ if path in self._files:
+                await FileResponse(self._files[path], headers={"cache-control": "no-cache"})(scope, receive, send)
+            case "/demo/examples":
+                await JSONResponse(self._about)(scope, receive, send)
+            case "/demo/records":
+                await (await self._records(scope))(scope, receive, send)
+            case "/unsteered/v1/chat/completions":
+                await self._unsteered(receive, send)
+            case _:
+                raise RequestError(404, f"no such path: {path}", code="not_found")
+
+    async def _records(self, scope: Scope) -> Response:
+        query = dict(pair.partition("=")[::2] for pair in scope["query_string"].decode("latin-1").split("&"))
+        request_id = query.get("request_id", "")
+        if not request_id:
+            raise RequestError(400, "name a request: /demo/records?request_id=…", code="missing_request_id")
+        try:
+            found = await evidence_of(await self._open_log(), request_id)
+        except LogError as error:
+            raise RequestError(503, f"the intervention log cannot be read: {error}", code="log_unavailable") from error
+        return JSONResponse(found, headers={"cache-control": "no-store"})
+
+    async def _unsteered(self, receive: Receive, send: Send) -> None:
+        body = await _read_json(receive)
+        body.pop("steer", None)
+        if not body.get("stream"):
+            await send_json(send, 200, await self._engine.post("/v1/chat/completions", body))
+            return
+        stream = await self._engine.stream("/v1/chat/completions", body)
+        writer = StreamWriter(
+            send, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        )
+
+        async def forward() -> None:
+            async with stream:
+                try:
+                    async for payloads in stream:
+                        for payload in payloads:
+                            await writer.event(payload)
+                except UpstreamError as error:
+                    await writer.event(json.dumps(error.to_openai()).encode())
+                await writer.end()
+
+        await run_until_client_leaves(receive, forward)
+
+    async def _open_log(self) -> LogReader:
+        async with self._opening:
+            if self._log is None:
+                self._log = await anyio.to_thread.run_sync(LogReader.open, self._log_url)
+            return self._log
+
+    async def _close_log(self) -> None:
+        if self._log is not None:
+            await self._log.close()
+            self._log = None
+
+    async def _note_failure(self, send: Send, message: Message) -> None:
+        if message["type"] == "lifespan.startup.failed":
+            self.failure = message["message"]
+        if message["type"] == "lifespan.shutdown.complete":
+            await self._close_log()
+        await send(message)
+
+
+def _is_of_demo(path: str) -> bool:
+    return path == "/" or path.startswith(("/static/", "/demo/", "/unsteered/"))
+
+
+def _check_method(path: str, method: str, allowed: str) -> None:
+    if method != allowed and not (method == "HEAD" and allowed == "GET"):
+        raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
+
+
+def _check_host(scope: Scope) -> None:
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+    if not is_loopback(name.strip("[]")):
+        raise RequestError(421, "the demo answers on this machine alone: open http://127.0.0.1", code="wrong_host")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+async def _send_guarded(send: Send, message: Message) -> None:
+    if message["type"] == "http.response.start":
+        message = {**message, "headers": [*message.get("headers", []), *_SECURITY_HEADERS]}
+    await send(message)
+
+
+async def _read_json(receive: Receive) -> dict[str, Any]:
+    body = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if message["type"] == "http.disconnect" or len(body) > _MAX_BODY_BYTES:
+            raise RequestError(413, f"the request body is larger than {_MAX_BODY_BYTES} bytes", code="too_large")
+        if not message.get("more_body", False):
+            break
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
+    if not isinstance(parsed, dict):
+        raise RequestError(400, "the request body must be a JSON object", code="invalid_json")
+    return parsed
