@@ -26,8 +26,11 @@ app.add_typer(train, name="train")
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md")]
 
 
-def fail(message: str, code: int = 1) -> NoReturn:
+def fail(reason: str | Exception, code: int = 1) -> NoReturn:
     """One line on standard error, then the exit code."""
+    message = str(reason)
+    if isinstance(reason, OSError) and reason.strerror:
+        message = f"{reason.filename}: {reason.strerror}" if reason.filename else reason.strerror
     print(f"steer: {message}", file=sys.stderr)  # noqa: T201 - the command's own voice
     raise typer.Exit(code)
 
@@ -61,7 +64,7 @@ def serve(
             return
         run(settings)
     except ConfigError as error:
-        fail(str(error), 2)
+        fail(error, 2)
 
 
 @app.command()
@@ -82,9 +85,9 @@ def demo(
     try:
         run_demo(host=host, port=port, in_terminal=terminal, opens_browser=open_browser, example=example)
     except ConfigError as error:
-        fail(str(error), 2)
+        fail(error, 2)
     except (DemoError, OSError) as error:
-        fail(str(error))
+        fail(error)
 
 
 @app.command()
@@ -100,7 +103,7 @@ def detect(
     try:
         detect_file(source, target, artifact)
     except (ArtifactError, DetectorError, OSError) as error:
-        fail(str(error))
+        fail(error)
 
 
 JobConfig = Annotated[Path, typer.Option("--config", help="TOML of the job; examples are in train/configs")]
@@ -120,9 +123,9 @@ def train_detector(config: JobConfig, out: JobOut) -> None:
     try:
         run(load_config(config), out)
     except ValueError as error:
-        fail(str(error), 2)
-    except (DetectorError, OSError) as error:
-        fail(str(error))
+        fail(error, 2)
+    except (DetectorError, RuntimeError, OSError) as error:
+        fail(error)
     typer.echo(f"report: {out / 'report.json'}")
 
 
@@ -136,9 +139,9 @@ def train_organism(config: JobConfig, out: JobOut) -> None:
     try:
         run_file(config, out)
     except OrganismConfigError as error:
-        fail(str(error), 2)
+        fail(error, 2)
     except (OrganismError, OSError) as error:
-        fail(str(error))
+        fail(error)
     typer.echo(f"report: {out / 'report.json'}")
 
 
