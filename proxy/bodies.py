@@ -22,6 +22,8 @@ class Ended(Protocol):
     def is_rewritten(self) -> bool:
         """Whether the client gets something else than the engine sent."""
 
+    num_first_shown: int | None
+
     @property
     def shown_ids(self) -> list[int]:
         """Ids behind what the client was shown, triggers included."""
@@ -57,7 +59,13 @@ class BodyCollector:
             if choice.get("finish_reason") is not None:
                 self._last = choice
 
-    def choice(self, original: dict[str, Any], shown_ids: list[int]) -> dict[str, Any]:
+    def without_reasoning(self, original: dict[str, Any]) -> dict[str, Any]:
+        """The engine's choice for a client that wants no reasoning."""
+        message = {**original["message"], "content": "".join(self._texts.get("content", [])) or None}
+        message |= {name: None for name in ("reasoning", "reasoning_content") if name in message}
+        return {**original, "index": self._index, "message": message}
+
+    def choice(self, original: dict[str, Any], session: Ended) -> dict[str, Any]:
         """The engine's choice with what was collected in place of what it said."""
         message = dict(original["message"])
         for name in ("reasoning", "reasoning_content", "content"):
@@ -72,21 +80,27 @@ class BodyCollector:
             "stop_reason": self._last.get("stop_reason"),
         }
         if original.get("logprobs") is not None:
-            changed["logprobs"] = {"content": self._logprobs}
+            first = (original["logprobs"].get("content") or [])[: session.num_first_shown]
+            changed["logprobs"] = {"content": first + self._logprobs}
         if original.get("token_ids") is not None:
-            changed["token_ids"] = shown_ids
+            changed["token_ids"] = session.shown_ids
         return changed
 
     @staticmethod
-    def assemble(collectors: "list[BodyCollector]", sessions: Sequence[Ended], raw: list[bytes]) -> bytes:
+    def assemble(
+        collectors: "list[BodyCollector]", sessions: Sequence[Ended], raw: list[bytes], *, hides_reasoning: bool
+    ) -> bytes:
         """One body from each choice's own: `raw` as the client may see them, token ids excised."""
         bodies = [json.loads(body) for body in raw]
         choices = []
         for index, (body, collector, session) in enumerate(zip(bodies, collectors, sessions, strict=True)):
             original = body["choices"][0]
-            choices.append(
-                collector.choice(original, session.shown_ids) if session.is_rewritten else {**original, "index": index}
-            )
+            if session.is_rewritten:
+                choices.append(collector.choice(original, session))
+            elif hides_reasoning:
+                choices.append(collector.without_reasoning(original))
+            else:
+                choices.append({**original, "index": index})
         merged: dict[str, Any] = bodies[0] | {"choices": choices, "usage": merged_usage(sessions)}
         told = [event for collector in collectors for event in collector._told]
         if told:

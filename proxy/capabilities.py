@@ -167,8 +167,9 @@ class Prober:
             text = str(json.loads(answer)["prompt"])
         except (UpstreamError, ValueError, KeyError, TypeError):
             return False
-        opened, closed = text.rfind(self._markers.start), text.rfind(self._markers.end)
-        return opened > closed and text.endswith(_PROBE_REASONING)
+        # A template that puts an empty, closed block first would give the model two thoughts, the second unexpected.
+        is_only_block = text.count(self._markers.start) == 1 and self._markers.end not in text
+        return is_only_block and text.endswith(_PROBE_REASONING)
 
 
 def continued_chat(messages: list[dict[str, Any]], partial: str) -> dict[str, Any]:

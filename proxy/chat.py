@@ -183,16 +183,25 @@ async def open_legs(exchange: Exchange) -> list[ChatLeg | BodyLeg]:
 
 async def run_until_client_leaves(receive: Receive, work: Any) -> None:
     """Run `work()`; stop it, closing its upstreams, as soon as the client disconnects."""
+    answered = Answered()
     async with anyio.create_task_group() as tasks:
 
         async def watch() -> None:
             while (await receive())["type"] != "http.disconnect":
                 pass
-            tasks.cancel_scope.cancel()
+            if not answered.is_complete:  # servers report a disconnect once the answer is complete, too
+                tasks.cancel_scope.cancel()
 
         tasks.start_soon(watch)
-        await work()
+        await work(answered)
         tasks.cancel_scope.cancel()
+
+
+@dataclass(slots=True)
+class Answered:
+    """Whether the client has been given all of its answer; what is still to be recorded then is not its business."""
+
+    is_complete: bool = False
 
 
 class StreamWriter:
@@ -225,7 +234,7 @@ class StreamWriter:
 async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     """Serve a streamed request whose body has been checked. Raises UpstreamError before the first byte only."""
 
-    async def work() -> None:
+    async def work(answered: Answered) -> None:
         legs = await open_legs(exchange)
         headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -240,6 +249,7 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
                 tasks.start_soon(session.run)
             for session in sessions:
                 await session.finished.wait()
+            answered.is_complete = True
             await _end_stream(exchange, sessions, writer)
 
     await _unwrapped(partial(run_until_client_leaves, receive, work))
@@ -266,7 +276,7 @@ def _usage_chunk(sessions: list[Session]) -> bytes:
 async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     """Serve a request that is not streamed. Raises UpstreamError before the first byte."""
 
-    async def work() -> None:
+    async def work(answered: Answered) -> None:
         legs = await open_legs(exchange)
         collectors = [BodyCollector(choice) for choice in range(len(legs))]
         sessions = [
@@ -284,8 +294,12 @@ async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> Non
                 raise failed
             raw = [leg.raw for leg in legs if isinstance(leg, BodyLeg)]
             body = raw[0] if len(raw) == 1 else b""
-            if len(sessions) > 1 or sessions[0].is_rewritten:
-                body = BodyCollector.assemble(collectors, sessions, raw)
+            hides = exchange.request.hide_reasoning
+            if hides or len(sessions) > 1 or sessions[0].is_rewritten:
+                body = BodyCollector.assemble(collectors, sessions, raw, hides_reasoning=hides)
+            if exchange.request.show_interventions:
+                headers["x-steer-interventions"] = str(sum(session.engine.interventions for session in sessions))
+            answered.is_complete = True
             await send_json(send, 200, body, headers)
 
     await _unwrapped(partial(run_until_client_leaves, receive, work))

@@ -68,15 +68,16 @@ class LegTokens:
             num_kept -= len(event.token_ids)
         return num_kept
 
-    def split_events(self, at: int) -> tuple[str, list[int]]:
-        """Text and ids of the events that end at or before character `at`: a cut at event boundaries only."""
-        text, ids = "", list[int]()
+    def cut_between(self, at: int) -> Cut:
+        """The cut at the last event boundary at or before character `at`; a quick one, without decoding."""
+        chars, num_ids = 0, 0
         for event in self.events:
-            if len(text) + len(event.text) > at:
+            if chars + len(event.text) > at:
                 break
-            text += event.text
-            ids += event.token_ids
-        return text, ids
+            chars += len(event.text)
+            num_ids += len(event.token_ids)
+        every = self.token_ids
+        return Cut(chars if every else at, every[:num_ids], every[num_ids:])
 
     async def cut(self, at: int, decode: Decode) -> Cut:
         """The cut at or before character `at`. Errors of `decode` move it to the event boundary before."""

@@ -84,6 +84,8 @@ class Journal:
             self._error = self._error or LogError(f"the intervention log took more than {WRITE_TIMEOUT_S:.0f} s")
         except LogError as error:
             self._error = self._error or error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the policy decides about a log that fails
+            self._error = self._error or LogError(f"the intervention log failed ({type(error).__name__})")
         finally:
             self._writes -= 1
             if not self._writes:

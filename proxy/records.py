@@ -36,17 +36,29 @@ class Origin:
 
 @dataclass(slots=True)
 class _Said:
-    """Text by channel."""
+    """Text in the order it was said, each part with its channel."""
 
-    reasoning: list[str] = field(default_factory=list)
-    answer: list[str] = field(default_factory=list)
+    parts: list[tuple[Channel, str]] = field(default_factory=list)
 
     def add(self, channel: Channel, text: str) -> None:
-        (self.reasoning if channel == "reasoning" else self.answer).append(text)
+        self.parts.append((channel, text))
+
+    def of(self, channel: Channel) -> str:
+        return "".join(text for spoken, text in self.parts if spoken == channel)
+
+    def head(self, chars: int) -> "_Said":
+        """The first `chars` characters."""
+        kept = _Said()
+        for channel, text in self.parts:
+            if chars <= 0:
+                break
+            kept.add(channel, text[:chars])
+            chars -= len(text)
+        return kept
 
     @property
     def text(self) -> str:
-        return "".join(self.reasoning) + "".join(self.answer)
+        return "".join(text for _, text in self.parts)
 
 
 class Transcript:
@@ -92,12 +104,12 @@ class Transcript:
     @property
     def reasoning(self) -> str:
         """Reasoning kept of earlier legs, triggers included."""
-        return "".join(self._said.reasoning)
+        return self._said.of("reasoning")
 
     @property
     def answer(self) -> str:
         """Answer kept of earlier legs."""
-        return "".join(self._said.answer)
+        return self._said.of("answer")
 
     @property
     def in_reasoning(self) -> bool:
@@ -109,7 +121,7 @@ class Transcript:
         return (time.monotonic() - self._started) * 1e3
 
     def add(self, channel: Channel, text: str) -> None:
-        """Text of the current leg, as fed to the engine."""
+        """Text of the current leg, tool calls included, as fed to the engine."""
         if text:
             if self._resumed_ms is None and self.record is not None:
                 self._resumed_ms = self.now_ms()
@@ -125,13 +137,8 @@ class Transcript:
 
     def cut(self, cut: Cut, tokens: LegTokens) -> None:
         """The leg is over: `cut` says what is kept of it."""
-        kept, room = _Said(), cut.kept_chars
-        for channel, parts in (("reasoning", self._leg.reasoning), ("answer", self._leg.answer)):
-            text = "".join(parts)[:room]
-            room -= len(text)
-            kept.add("reasoning" if channel == "reasoning" else "answer", text)
         self._rejected = TextSpan(text=tokens.text[cut.kept_chars :], token_ids=_ids(tokens, cut.cut_ids))
-        self._leg, self._leg_ids = kept, cut.kept_ids
+        self._leg, self._leg_ids = self._leg.head(cut.kept_chars), cut.kept_ids
         self.generated_tokens += tokens.num_tokens
         self.discarded_tokens += len(cut.cut_ids)
 
@@ -140,6 +147,7 @@ class Transcript:
         record = self._make(trigger=TextSpan(text=splice.text, token_ids=trigger_ids), trigger_id=splice.trigger_id)
         self._keep_leg()
         self._said.add(splice.channel, splice.text)
+        self.last_channel = splice.channel
         self._ids += trigger_ids or []
         self.trigger_tokens += len(trigger_ids or [])
         return record
@@ -150,24 +158,31 @@ class Transcript:
         self._keep_leg()
         return record
 
-    def observed(self, observe: Observe, tokens: LegTokens) -> InterventionRecord:
-        """Monitor mode: the record of the halt that would have been."""
+    def observed(self, observe: Observe, tokens: LegTokens, cut: Cut | None) -> InterventionRecord:
+        """Monitor mode: the record of the halt that would have been, at `cut`, else between two events."""
         self.pending_halt = Halt(observe.segment_id, observe.channel, observe.start, observe.text, observe.score)
         self._halted_ms = self.now_ms()
-        before, ids = tokens.split_events(observe.start)
-        said = _Said([before], [])
-        rejected = TextSpan(text=tokens.text[len(before) :], token_ids=_ids(tokens, tokens.token_ids[len(ids) :]))
-        self._rejected = rejected
-        whole, self._leg, whole_ids, self._leg_ids = self._leg, said, self._leg_ids, ids
+        return self._uncut(tokens.cut_between(observe.start) if cut is None else cut, tokens)
+
+    def abandoned(self, tokens: LegTokens | None) -> InterventionRecord:
+        """The record of a halt that the end of the stream overtook; `tokens` of the leg where it was not cut yet."""
+        halt = self.pending_halt
+        assert halt is not None, "what is abandoned is a halt"
+        if tokens is None:
+            return self._make(trigger=TextSpan(), trigger_id=None)
+        return self._uncut(tokens.cut_between(halt.at), tokens)
+
+    def _uncut(self, cut: Cut, tokens: LegTokens) -> InterventionRecord:
+        """A record of a leg that goes on, or that nobody will resume."""
+        self._rejected = TextSpan(text=tokens.text[cut.kept_chars :], token_ids=_ids(tokens, cut.cut_ids))
+        whole, self._leg = self._leg, self._leg.head(cut.kept_chars)
+        whole_ids, self._leg_ids = self._leg_ids, cut.kept_ids
         record = self._make(trigger=TextSpan(), trigger_id=None)
         self._leg, self._leg_ids = whole, whole_ids
         return record
 
     def _keep_leg(self) -> None:
-        for text in self._leg.reasoning:
-            self._said.add("reasoning", text)
-        for text in self._leg.answer:
-            self._said.add("answer", text)
+        self._said.parts += self._leg.parts
         self._ids = self._ids + self._leg_ids
         self._leg, self._leg_ids = _Said(), []
         self._resumed_ms = None
@@ -219,9 +234,9 @@ class Transcript:
         return Completion(
             outcome=outcome,
             continuation=TextSpan(
-                text="".join(self._leg.reasoning), token_ids=ids if self.prompt_ids is not None else None
+                text=self._leg.of("reasoning"), token_ids=ids if self.prompt_ids is not None else None
             ),
-            answer="".join(self._leg.answer),
+            answer=self._leg.of("answer"),
             finish_reason=finish_reason,
             discarded_tokens=self.discarded_tokens,
             timings=timings,

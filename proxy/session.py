@@ -33,6 +33,7 @@ from proxy.records import Transcript
 from proxy.resumer import Resumer
 from proxy.shown import Outbox
 from proxy.stops import StopStrings
+from proxy.think import Piece
 from steer.engine import Engine
 from steer.events import (
     Action,
@@ -58,6 +59,8 @@ logger = logging.getLogger("steer.proxy")
 # detector, meets the bound, and no stream can fill the detector's queue alone.
 MAX_UNDECIDED = 8
 _INBOX_ITEMS = 8
+# A verdict that takes longer is a failed one: a hanging detector must not hold a stream open for ever.
+VERDICT_TIMEOUT_S = 30.0
 
 Show = Callable[[bytes], Awaitable[None]]
 
@@ -131,11 +134,18 @@ class Session:
         self._released = 0
         self._answer_start: int | None = None  # offset in the leg where the answer begins
         self._answer_limit: int | None = None  # offset in the leg that stop strings allow
+        self._stop_base = 0  # offset in the leg that the stop strings count from
+        self._began_in_reasoning = True
+        self._has_text = False  # the engine has been given some of the leg, if only a change of channel
+        self._call_start: int | None = None  # offset in the leg where its first tool call begins
         self._tokens = LegTokens(resumer.marker_ids)
         self._end_frame: Delta | None = None
         self._is_refused = False
         self._is_resume_lost = False
         self._is_cut = False  # the current leg has been cut, and its tokens counted
+        self._shown_of_leg: list[int] | None = None  # ids of the current leg that are shown, where not all are
+        self.num_first_shown: int | None = None  # ids of the first leg that are shown, where not all are
+        self._judging = anyio.Semaphore(MAX_UNDECIDED)
         self._send, self._inbox = anyio.create_memory_object_stream[_Batch | _LegEnd | Verdict](_INBOX_ITEMS)
         self._backlog: deque[Delta | _LegEnd] = deque()  # of the current leg, received and not yet fed
         self._room = anyio.Event()
@@ -156,9 +166,18 @@ class Session:
                     await self._settle()
                 finally:
                     self._leg.close()
-                    if self._journal.record is not None:
-                        self._journal.close(self.transcript.completion("client_left", None))
+                    self._close_records()
                 tasks.cancel_scope.cancel()
+
+    def _close_records(self) -> None:
+        """The stream ended before its time: what was halted is recorded all the same, as far as it got."""
+        if self.transcript.pending_halt is not None:
+            if self._journal.record is not None:
+                self._journal.close(self.transcript.completion("halted_again", None))
+            self._journal.open(self.transcript.abandoned(None if self._is_cut else self._tokens))
+        if self._journal.record is not None:
+            outcome: Outcome = "observed" if self.engine.policy.mode == "monitor" else "client_left"
+            self._journal.close(self.transcript.completion(outcome, self.finish_reason, self._uncut_tokens))
 
     async def _loop(self) -> None:
         while not self.engine.is_closed or self.engine.num_undecided:
@@ -200,7 +219,14 @@ class Session:
     @property
     def shown_ids(self) -> list[int]:
         """Ids behind what the client was shown, triggers included."""
-        return self.transcript.ids + ([] if self._is_cut else self._tokens.token_ids)
+        if self._is_cut:
+            return self.transcript.ids
+        return self.transcript.ids + (self._tokens.token_ids if self._shown_of_leg is None else self._shown_of_leg)
+
+    @property
+    def _uncut_tokens(self) -> LegTokens | None:
+        """The current leg's, unless a cut has settled what is kept of it."""
+        return None if self._is_cut else self._tokens
 
     # -- a leg --------------------------------------------------------------------------------------------------------
 
@@ -255,11 +281,15 @@ class Session:
         start, end = self._length, self._length + len(delta.text) + delta.num_held
         self._outbox.add(delta, start, end)
         for piece in delta.pieces:
-            if piece.channel == "answer":
-                self._watch_stops(piece.text)
-            self._length += len(piece.text)
-            self.transcript.add(piece.channel, piece.text)
-            actions = self.engine.feed(TextDelta(piece.channel, piece.text))
+            text = self._until_stop(piece)
+            if not self._has_text:
+                self._began_in_reasoning = piece.channel == "reasoning"
+            if piece.is_call and self._call_start is None:
+                self._call_start = self._length
+            self._has_text = True
+            self._length += len(text)
+            self.transcript.add(piece.channel, text)
+            actions = self.engine.feed(TextDelta(piece.channel, text))
             number = self._leg_number
             await self._act(actions)
             if number != self._leg_number or self.engine.is_closed:
@@ -269,29 +299,46 @@ class Session:
                 return
         await self._flush()
 
-    def _watch_stops(self, text: str) -> None:
+    def _until_stop(self, piece: Piece) -> str:
+        """The piece's text as far as the client's stop strings let it be said: what follows is never judged."""
+        if piece.channel == "reasoning":
+            return piece.text
         if self._answer_start is None:
-            self._answer_start = self._length
-        self._answer_limit = self._answer_start + self._stops.push(text)
+            self._answer_start = self._stop_base = self._length
+        if piece.is_call:
+            self._stop_base += len(piece.text)  # stop strings are looked for in text alone
+            self._answer_limit = self._length + len(piece.text)
+            return piece.text
+        self._answer_limit = self._stop_base + self._stops.push(piece.text)
+        return piece.text if self._stops.hit is None else piece.text[: max(0, self._answer_limit - self._length)]
 
     async def _stop_here(self) -> None:
         """A stop string: the leg ends here as if the engine had stopped."""
         self._leg.close()
         self._reader_scope.cancel()
         self._leg_ended = True
+        await self._end_shown_at(self._length if self._answer_limit is None else self._answer_limit)
         await self._act(self.engine.feed(StreamEnd("stop")))
+
+    async def _end_shown_at(self, at: int) -> None:
+        """No text of the leg is shown from `at` on, so no id behind it is either."""
+        self._shown_of_leg = (await self._tokens.cut(at, self._resumer.decode)).kept_ids
+        if self._leg_number == 0:
+            self.num_first_shown = len(self._shown_of_leg)
 
     async def _end_leg(self, error: UpstreamError | None) -> None:
         self._leg_ended = True
         if error is not None:
             self.error = error
-            if self._leg_number > 0 and self._length == 0 and self._tokens.num_tokens == 0:
+            if self._leg_number > 0 and not self._has_text and self._tokens.num_tokens == 0:
                 logger.warning("request %s: cannot resume: %s", self.transcript.request_id, error)
                 await self._act(self.engine.feed(CannotResume()))
                 return
             await self._act(self.engine.feed(StreamEnd("error")))
             return
         reason = self._end_frame.finish_reason if self._end_frame is not None else None
+        if reason == "error":
+            self.error = UpstreamError("the upstream reports that it failed while generating")
         await self._act(self.engine.feed(StreamEnd(reason or "stop")))
 
     # -- orders -------------------------------------------------------------------------------------------------------
@@ -305,7 +352,7 @@ class Session:
                 case Classify():
                     self._tasks.start_soon(self._judge, action)
                 case Observe():
-                    self._journal.open(self.transcript.observed(action, self._tokens))
+                    await self._observe(action)
                 case Halt():
                     await self._halt(action)
                 case Splice():
@@ -332,14 +379,35 @@ class Session:
             segment=segment.text,
             channel=segment.channel,
         )
-        started = self.transcript.now_ms()
-        try:
-            score: float | None = await self._scorer.score(context)
-        except DetectorError as error:
-            logger.warning("request %s: a segment could not be judged: %s", self.transcript.request_id, error)
-            score = None
+        number, started = self._leg_number, self.transcript.now_ms()
+        async with self._judging:
+            if number != self._leg_number:
+                return  # of a leg that has been cut
+            score = await self._score(context)
         self.transcript.verdict_ms[segment.segment_id] = self.transcript.now_ms() - started
         await self._send.send(Verdict(segment.segment_id, score))
+
+    async def _score(self, context: Context) -> float | None:
+        """The detector's score; None for whatever is none, so that the policy decides and no accident does."""
+        try:
+            with anyio.fail_after(VERDICT_TIMEOUT_S):
+                score = await self._scorer.score(context)
+        except (DetectorError, TimeoutError) as error:
+            reason = str(error) or f"no verdict within {VERDICT_TIMEOUT_S:.0f} s"
+            logger.warning("request %s: a segment could not be judged: %s", self.transcript.request_id, reason)
+            return None
+        except Exception as error:  # noqa: BLE001 - of the type alone: the message might quote the text
+            logger.error("request %s: the detector failed: %s", self.transcript.request_id, type(error).__name__)
+            return None
+        if not 0 <= score <= 1:
+            logger.error("request %s: the detector's score %r is no probability", self.transcript.request_id, score)
+            return None
+        return score
+
+    async def _observe(self, observe: Observe) -> None:
+        """Between events is exact enough for a stream, which is not made to wait; a body is one event alone."""
+        cut = None if self._forwards_end else await self._tokens.cut(observe.start, self._resumer.decode)
+        self._journal.open(self.transcript.observed(observe, self._tokens, cut))
 
     async def _halt(self, halt: Halt) -> None:
         self._leg.close()
@@ -348,16 +416,21 @@ class Session:
         cut = await self._tokens.cut(halt.at, self._resumer.decode)
         inside = self._tokens.num_inside(len(cut.kept_ids))
         await self._show_all(self._outbox.cut(cut.kept_chars, inside, self.writer))
+        if self._leg_number == 0:
+            self.num_first_shown = len(cut.kept_ids)
+        if self._call_start is not None and cut.kept_chars > self._call_start:
+            self._is_resume_lost = True  # a trigger would stand in the middle of a tool call
         self.transcript.cut(cut, self._tokens)
         self._is_cut = True
         await self._act(self.engine.feed(Halted(cut.kept_chars)))
 
     async def _splice(self, splice: Splice) -> None:
+        trigger_ids: list[int] | None = []
         try:
-            trigger_ids = await self._resumer.encode(splice.text)
+            if not self._is_resume_lost:
+                trigger_ids = await self._resumer.encode(splice.text)
         except UpstreamError as error:
             logger.warning("request %s: the trigger could not be encoded: %s", self.transcript.request_id, error)
-            trigger_ids = []
             self._is_resume_lost = True
         if self._journal.record is not None:
             self._journal.close(self.transcript.completion("halted_again", None))
@@ -367,7 +440,7 @@ class Session:
         self._start_new_leg()
         try:
             if self._is_resume_lost:
-                raise UpstreamError("the trigger could not be encoded")
+                raise UpstreamError("there is no prefix of ids to resume from")
             leg = self._resumer.leg(self.transcript, resume.channel)
         except UpstreamError as error:
             self.error = error
@@ -386,7 +459,9 @@ class Session:
     def _start_new_leg(self) -> None:
         self._leg_number += 1
         self._length = self._released = 0
-        self._answer_start = self._answer_limit = None
+        self._answer_start = self._answer_limit = self._call_start = self._shown_of_leg = None
+        self._stops = self._stops.restarted()
+        self._has_text = False
         self._tokens = LegTokens(self._resumer.marker_ids)
         self._backlog.clear()
         self._end_frame = None
@@ -396,6 +471,7 @@ class Session:
         record = self.transcript.record
         assert record is not None, "a resume follows a splice"
         if resume.channel == "reasoning" and self._hides_reasoning:
+            await self._show_durable([])
             return
         extension = self.transcript.extension(rejected=self._reveals) if self._shows_interventions else None
         ids = record.trigger.token_ids
@@ -408,25 +484,35 @@ class Session:
         self._leg.close()
         self._reader_scope.cancel()
         logger.warning("request %s: refused: %s", self.transcript.request_id, refuse.cause)
+        in_reasoning = self._is_reasoning_at(refuse.at)
+        if not self._is_cut:
+            await self._end_shown_at(refuse.at)
         if self.transcript.pending_halt is not None:
             if self._journal.record is not None:
                 self._journal.close(self.transcript.completion("halted_again", None))
             self._journal.open(self.transcript.refused(refuse.cause))
         self.transcript.refusal_cause = refuse.cause
         payloads = self._outbox.cut(refuse.at, 0, self.writer)
-        if (marker := self.writer.marker(self._resumer.end_marker)) is not None and self.transcript.in_reasoning:
+        marker = self.writer.marker(self._resumer.end_marker)
+        if marker is not None and in_reasoning and not self._hides_reasoning:
             payloads.append(marker)
         text = self.engine.policy.refusal
         extension = {"event": "refusal", "cause": refuse.cause} if self._shows_interventions else None
         payloads.append(self.writer.text("answer", text, extension=extension))
         await self._show_durable(payloads)
 
+    def _is_reasoning_at(self, at: int) -> bool:
+        """Whether the client, shown the leg up to `at`, is left inside the reasoning."""
+        if self._length == 0:  # nothing of this leg: the trigger was the last that was shown
+            return self.transcript.in_reasoning
+        return self._began_in_reasoning and (self._answer_start is None or at < self._answer_start)
+
     async def _finish(self, reason: str) -> None:
         """Complete the record, then let the end be seen."""
         self.finish_reason = reason
         if self.engine.policy.mode != "monitor":
             if self._journal.record is not None:
-                self._journal.close(self.transcript.completion(self._outcome(reason), reason, self._tokens))
+                self._journal.close(self.transcript.completion(self._outcome(reason), reason, self._uncut_tokens))
             await self._settle()
         if reason == "error":
             self.finished.set()

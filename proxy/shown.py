@@ -57,12 +57,14 @@ class Outbox:
         taken: list[bytes] = []
         while self._frames:
             frame = self._frames.popleft()
-            if frame.start >= kept:
+            if frame.start > kept:
                 continue
             if frame.end <= kept and not frame.is_terminal:
                 taken += self._payloads(frame, writer)
                 continue
             pieces = truncated(frame.delta.pieces, kept - frame.start)
+            if frame.start == kept and not pieces:
+                continue
             head = Delta(None, pieces, frame.delta.token_ids[:kept_ids])
             head.logprobs = None if frame.delta.logprobs is None else frame.delta.logprobs[:kept_ids]
             taken += self._payloads(Frame(None, frame.start, kept, head), writer)
@@ -70,24 +72,28 @@ class Outbox:
 
     def _payloads(self, frame: Frame, writer: ChunkWriter) -> list[bytes]:
         delta = frame.delta
-        if self._hides_reasoning and any(piece.channel == "reasoning" for piece in delta.pieces):
-            return write_pieces(writer, delta, [piece for piece in delta.pieces if piece.channel == "answer"])
+        if self._hides_reasoning and any(piece.channel == "reasoning" or piece.marker for piece in delta.pieces):
+            shown = [piece for piece in delta.pieces if piece.channel == "answer" and not piece.marker]
+            return write_pieces(writer, delta, shown)
         if frame.payload is not None:
             return [frame.payload]
         return [] if delta.is_usage else write_pieces(writer, delta, delta.pieces)
 
 
 def truncated(pieces: Sequence[Piece], chars: int) -> list[Piece]:
-    """The pieces' first `chars` characters, and the markers that stand before the end of them."""
+    """The pieces' first `chars` characters, and the markers that stand before or right behind the last of them.
+
+    A tool call is kept whole or not at all.
+    """
     kept: list[Piece] = []
     for piece in pieces:
         if piece.marker:
             kept.append(piece)
-        elif chars > 0 and piece.text:
-            kept.append(Piece(piece.channel, piece.text[:chars]))
+        elif piece.text:
+            if chars <= 0 or (piece.is_call and len(piece.text) > chars):
+                break
+            kept.append(piece._replace(text=piece.text[:chars]))
             chars -= len(piece.text)
-        if chars <= 0:
-            break
     return kept
 
 
@@ -99,7 +105,7 @@ def write_pieces(writer: ChunkWriter, delta: Delta, pieces: Sequence[Piece]) -> 
         if piece.marker:
             if (marker := writer.marker(piece.marker)) is not None:
                 payloads.append(marker)
-        elif piece.text:
+        elif piece.text and not piece.is_call:
             payloads.append(writer.text(piece.channel, piece.text, **extra))
             extra = {}
     if delta.tool_calls:

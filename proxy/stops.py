@@ -12,6 +12,10 @@ class StopStrings:
         self._length = 0
         self.hit: str | None = None
 
+    def restarted(self) -> "StopStrings":
+        """The same strings, for an answer that begins anew or goes on after text that is not the model's."""
+        return StopStrings(self._stops, include=self._include)
+
     def push(self, text: str) -> int:
         """Characters of the answer, from its start, that may be shown now; final once `hit` is set."""
         self._length += len(text)

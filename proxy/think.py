@@ -21,11 +21,15 @@ class ThinkMarkers:
 
 
 class Piece(NamedTuple):
-    """Text of one channel; or a marker, which is no text (`text` empty, `marker` as it stood in the stream)."""
+    """Text of one channel; or a marker, which is no text (`text` empty, `marker` as it stood in the stream).
+
+    `is_call`: names and arguments of tool calls, judged as answer text but shown only as calls.
+    """
 
     channel: Channel
     text: str
     marker: str = ""
+    is_call: bool = False
 
 
 class ThinkSplitter:

@@ -100,6 +100,11 @@ class Reply:
         return [chunk["steer"] for chunk in self.chunks if "steer" in chunk]
 
 
+async def _reply(response: aiohttp.ClientResponse) -> Reply:
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status, headers, await response.read())
+
+
 @dataclass
 class LiveStream:
     """An event stream while it comes: one event at a time."""
@@ -122,7 +127,7 @@ class LiveStream:
         while (payload := await self.event()) is not None:
             if text.encode() in payload:
                 return payload
-        raise AssertionError(f"the stream ended without {text!r}: {self.raw!r}")
+        raise AssertionError(f"the stream ended without {text!r}: …{self.raw[-300:]!r}")
 
     def close(self) -> None:
         """Leave, as a client that has been killed would."""
