@@ -49,7 +49,7 @@ def register(connection: Connection, owner: Owner) -> None:
         "owner_id": owner.owner_id, "boot": owner.boot, "pid_space": owner.pid_space, "pid": owner.pid,
         "pid_started": owner.pid_started, "heartbeat_us": _now_us(connection),
     }  # fmt: skip
-    connection.execute(insert_or_update(connection, owners, values, key="owner_id", set_={"heartbeat_us"}))
+    insert_or_update(connection, owners, values, key="owner_id", set_={"heartbeat_us"})
 
 
 def retire(connection: Connection, owner: Owner) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, bindparam, select
 
 from proxy.log import migrate, owners, rows
 from proxy.log.connect import open_engine, parse_url, prepare_file
@@ -25,6 +25,12 @@ from proxy.log.writer import Writer
 from steer.record import Completion, InterventionRecord
 
 logger = logging.getLogger("steer.log")
+
+_INSERT_TEXT = intervention_texts.insert()
+# An "interrupted" that others guessed is overwritten: completed_us tells a guess from a completion.
+_COMPLETE = interventions.update().where(
+    interventions.c.id == bindparam("record_id"), interventions.c.completed_us.is_(None)
+)
 
 # Writes waiting in memory: some 100 kB each at most, and seconds of work for any database that is alive.
 MAX_PENDING = 4096
@@ -124,9 +130,7 @@ def _insert(connection: Connection, record: InterventionRecord, owner: Owner) ->
 
 def _complete(connection: Connection, record_id: str, completion: Completion) -> None:
     values = rows.completion_columns(completion) | {"completed_us": rows.now_us(), "owner_id": None}
-    # An "interrupted" that others guessed is overwritten: completed_us tells a guess from a completion.
-    is_incomplete = (interventions.c.id == record_id) & interventions.c.completed_us.is_(None)
-    if connection.execute(interventions.update().where(is_incomplete).values(**values)).rowcount:
+    if connection.execute(_COMPLETE, values | {"record_id": record_id}).rowcount:
         _write_text(connection, record_id, "completion", rows.completion_body(completion))
         return
     known = connection.execute(select(interventions.c.id).where(interventions.c.id == record_id)).first()
@@ -141,6 +145,4 @@ def _count(connection: Connection, counts: RequestCounts) -> None:
 
 
 def _write_text(connection: Connection, record_id: str, part: str, body: str) -> None:
-    connection.execute(
-        intervention_texts.insert().values(intervention_id=record_id, part=part, body=body),
-    )
+    connection.execute(_INSERT_TEXT, {"intervention_id": record_id, "part": part, "body": body})

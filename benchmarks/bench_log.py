@@ -1,0 +1,184 @@
+"""The intervention log: how long a record takes to be on disk, alone and in a crowd, and how fast a large log reads.
+
+    python -m benchmarks.bench_log                                        SQLite in a temporary folder
+    python -m benchmarks.bench_log --url postgresql+psycopg://user@host/empty_database
+    python -m benchmarks.bench_log --records 1000000                      reads at the size of a busy year
+
+Each write is one record of about 6 kB, timed from the call until it is durable. Use an empty database: the benchmark
+fills it. "bare fsync" is what the disk under the temporary folder takes by itself.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+from sqlalchemy import insert
+
+from benchmarks._report import finish
+from proxy.log import Filters, InterventionLog, rows
+from proxy.log.connect import open_engine, parse_url
+from proxy.log.tables import intervention_texts, interventions
+from steer.record import Completion, InterventionRecord, TextSpan, Timings
+
+_TEXT = "The request asks for a placeholder, and the reasoning goes on about it. " * 40
+_OUTCOMES = ("completed", "halted_again", "refused", "client_left", "interrupted")
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def example(record_id: str, created_at: datetime, chance: random.Random, **changes: Any) -> InterventionRecord:
+    """A record of the usual size."""
+    fields: dict[str, Any] = {
+        "id": record_id, "request_id": f"r-{record_id}", "attempt": 0, "created_at": created_at, "mode": "hold",
+        "tenant": f"tenant-{chance.randrange(20)}", "model": "lrm", "policy_hash": "p", "detector_hash": "d",
+        "trigger_id": f"trigger-{chance.randrange(12)}", "channel": "reasoning", "score": chance.random(),
+        "category": f"topic-{chance.randrange(15)}", "messages": [{"role": "user", "content": _TEXT[:500]}],
+        "prompt_token_ids": list(range(200)), "kept": TextSpan(text=_TEXT, token_ids=list(range(300))),
+        "rejected": TextSpan(text=_TEXT[:120], token_ids=list(range(30))),
+        "timings": Timings(halted_ms=300.0, verdict_ms=4.0),
+    }  # fmt: skip
+    return InterventionRecord(**(fields | changes))
+
+
+_END = Completion(
+    outcome="completed", continuation=TextSpan(text=_TEXT), timings=Timings(halted_ms=300, resumed_ms=330, ended_ms=900)
+)
+
+
+def fsync_ms(folder: Path, times: int = 50) -> float:
+    """Median of a 4 kB write and fsync."""
+    taken = []
+    with (folder / "probe").open("wb", buffering=0) as file:
+        for _ in range(times):
+            start = time.perf_counter()
+            file.write(bytes(4096))
+            os.fsync(file.fileno())
+            taken.append((time.perf_counter() - start) * 1000)
+    (folder / "probe").unlink()
+    return statistics.median(taken)
+
+
+def quantiles(taken: list[float]) -> dict[str, float]:
+    """p50, p95 and p99 in milliseconds."""
+    cuts = statistics.quantiles(taken, n=100, method="inclusive")
+    return {"p50_ms": round(cuts[49], 2), "p95_ms": round(cuts[94], 2), "p99_ms": round(cuts[98], 2)}
+
+
+async def timed(taken: list[float], call: Callable[[], Awaitable[object]]) -> None:
+    """Await one call and note its milliseconds."""
+    start = time.perf_counter()
+    await call()
+    taken.append((time.perf_counter() - start) * 1000)
+
+
+async def writes(log: InterventionLog, callers: int, total: int, chance: random.Random) -> dict[str, Any]:
+    """`total` records through both phases by `callers` at a time."""
+    inserts: list[float] = []
+    completions: list[float] = []
+
+    async def caller(lane: int) -> None:
+        for number in range(total // callers):
+            record = example(f"w{callers}-{lane}-{number}", datetime.now(UTC), chance)
+            await timed(inserts, partial(log.insert, record))
+            await timed(completions, partial(log.complete, record.id, _END))
+
+    start = time.perf_counter()
+    async with anyio.create_task_group() as tasks:
+        for lane in range(callers):
+            tasks.start_soon(caller, lane)
+    seconds = time.perf_counter() - start
+    rate = {"records_per_s": round(len(inserts) / seconds)}
+    return {"callers": callers, **rate, "insert": quantiles(inserts), "complete": quantiles(completions)}
+
+
+def fill(url: str, number: int, chance: random.Random) -> None:
+    """Bulk-load completed records, small ones: lists and counts don't read their text."""
+    engine = open_engine(parse_url(url), writes=True)
+    for first in range(0, number, 10_000):
+        records = [
+            example(
+                f"b{index:09d}", _START + timedelta(seconds=index), chance, outcome=chance.choice(_OUTCOMES),
+                kept=TextSpan(text="k"), prompt_token_ids=None,
+            )
+            for index in range(first, min(first + 10_000, number))
+        ]  # fmt: skip
+        bodies = [{"intervention_id": item.id, "part": "halt", "body": rows.halt_body(item)} for item in records]
+        with engine.begin() as connection:
+            connection.execute(insert(interventions), [rows.halt_columns(item) for item in records])
+            connection.execute(insert(intervention_texts), bodies)
+    engine.dispose()
+
+
+async def reads(log: InterventionLog, number: int, chance: random.Random, times: int = 20) -> dict[str, Any]:
+    """Queries as a dashboard makes them."""
+    middle = _START + timedelta(seconds=number // 2)
+    tenant = Filters(tenant="tenant-3")
+    cases: dict[str, Callable[[], Awaitable[object]]] = {
+        "newest page": lambda: log.list(limit=50),
+        "page from the middle": lambda: log.list(Filters(until=middle), limit=50),
+        "page of one tenant": lambda: log.list(tenant, limit=50),
+        "page by topic and outcome": lambda: log.list(Filters(category="topic-7", outcome="refused"), limit=50),
+        "one record": lambda: log.get(f"b{chance.randrange(number):09d}"),
+        "stats of one tenant": lambda: log.stats(tenant),
+        "stats of everything": lambda: log.stats(),
+    }
+    figures = {}
+    for name, call in cases.items():
+        taken: list[float] = []
+        for _ in range(times):
+            await timed(taken, call)
+        figures[name] = quantiles(taken)
+    return figures
+
+
+async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+    """All figures, printed as they come."""
+    chance = random.Random(options.seed)
+    figures: dict[str, Any] = {"writes": []}
+    async with InterventionLog.open(url) as log:
+        for callers in (1, 8, 64):
+            result = await writes(log, callers, options.writes, chance)
+            figures["writes"].append(result)
+            print(
+                f"{callers:3d} callers: {result['records_per_s']:5d} records/s through both phases, "
+                f"insert p50 {result['insert']['p50_ms']} ms, p99 {result['insert']['p99_ms']} ms"
+            )
+        if options.records:
+            start = time.perf_counter()
+            await anyio.to_thread.run_sync(fill, url, options.records, chance)
+            print(f"filled with {options.records} records in {time.perf_counter() - start:.0f} s")
+            figures["reads"] = await reads(log, options.records, chance)
+            for name, result in figures["reads"].items():
+                print(f"{name:28s} p50 {result['p50_ms']:8.2f} ms   p95 {result['p95_ms']:8.2f} ms")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", help="an empty database; default: SQLite in a temporary folder")
+    parser.add_argument("--writes", type=int, default=1280, help="records written at each number of callers")
+    parser.add_argument("--records", type=int, default=100_000, help="size of the log that is read; 0 reads nothing")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    options = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        bare = fsync_ms(folder)
+        print(f"bare fsync: {bare:.2f} ms")
+        figures = anyio.run(measure, options.url or f"sqlite:///{folder}/log.sqlite", options)
+    database = parse_url(options.url).get_backend_name() if options.url else "sqlite"
+    figures = {"database": database, "bare_fsync_ms": round(bare, 2), "records": options.records, **figures}
+    finish("log", figures, seed=options.seed, out=options.out)
+
+
+if __name__ == "__main__":
+    main()
