@@ -4,9 +4,9 @@
     python -m benchmarks.bench_live --engine embedded                  the embedded server that the demo uses
     python -m benchmarks.bench_live --engine http://host:8000 --model NAME
 
-The organism is a small model of our own making whose "harmful" text is inert placeholders; an exact oracle judges it. The
-detector was trained on other models' traces and has never seen the organism's text. Hold mode, temperature 1, prompts of
-held-out topics and framings. Shares carry 95 % Wilson intervals.
+The organism is a small model of our own making whose "harmful" text is inert placeholders; an exact oracle judges it.
+The detector was trained on other models' traces and has never seen the organism's text. Hold mode, temperature 1,
+prompts of held-out topics and framings. Shares carry 95 % Wilson intervals.
 """
 
 import argparse

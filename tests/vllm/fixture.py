@@ -121,7 +121,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running_vllm(*extra_options: str, model_dir: Path | None = None, model: str = "tiny") -> Iterator[VllmServer]:
-    """A server of one's own, on the small random model unless `model_dir` names another. Raises RuntimeError with the end of its log when it does not start."""
+    """A server of one's own, on the small random model unless `model_dir` names another.
+
+    Raises RuntimeError with the end of its log when it does not start.
+    """
     python = os.environ.get("STEER_TEST_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
     model_dir, port = model_dir or cached_model(), _free_port()
     url = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""Sees what really passes between the proxy and the engine: every resume's body and every event, from inside the client.
+"""Sees what passes between the proxy and the engine: every resume's body and every event, from inside the client.
 
 The expectation that tests hold the proxy to is made from this, from the scorer and from the segmenter alone: it knows
 nothing of the engine's state machine, the outbox or the cut.
@@ -97,7 +97,7 @@ def spying() -> Iterator[Spy]:
                 leg.times += [time.perf_counter()] * len(payloads)
             yield payloads
 
-    UpstreamClient.stream, UpstreamStream._batches = watched, noted  # type: ignore[method-assign, assignment]
+    UpstreamClient.stream, UpstreamStream._batches = watched, noted  # type: ignore[method-assign]
     try:
         yield spy
     finally:
