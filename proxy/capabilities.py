@@ -80,14 +80,10 @@ class Prober:
                     self._known[model] = known
         return known
 
-    def forget(self) -> None:
-        """Ask again next time: the engine may have been replaced."""
-        self._known.clear()
-
     async def _probe(self, model: str, headers: Mapping[str, str]) -> Capabilities:
         lengths = await self.models(headers)
         unasked = await self._first_events(model, headers, asked=False)
-        tokens = ModelTokens(self._client, model, self._tokenizer, headers)
+        tokens = ModelTokens(self._client, model, self._tokenizer)
         try:
             asked = await self._first_events(model, headers, asked=True)
         except UpstreamStatusError as error:
@@ -95,8 +91,8 @@ class Prober:
                 raise
             asked = b""  # an engine that knows no return_token_ids
         prompt_ids = _prompt_ids(asked)
-        start_ids = await self._marker_ids(tokens, self._markers.start)
-        end_ids = await self._marker_ids(tokens, self._markers.end)
+        start_ids = await self._marker_ids(tokens, self._markers.start, headers)
+        end_ids = await self._marker_ids(tokens, self._markers.end, headers)
         resume_by: ResumeBy = "none"
         if prompt_ids and await self._takes_ids(model, prompt_ids, headers):
             resume_by = "token_ids"
@@ -120,10 +116,10 @@ class Prober:
         async with await self._client.stream("/v1/chat/completions", body, headers) as stream:
             return b"\n".join([payload async for batch in stream for payload in batch])
 
-    async def _marker_ids(self, tokens: ModelTokens, marker: str) -> frozenset[int]:
+    async def _marker_ids(self, tokens: ModelTokens, marker: str, headers: Mapping[str, str]) -> frozenset[int]:
         """The id of a marker that is one token; none where it is spelt in several (then the text decides)."""
         try:
-            ids = await tokens.encode(marker)
+            ids = await tokens.encode(marker, headers)
         except UpstreamError:
             return frozenset()
         return frozenset(ids) if len(ids) == 1 else frozenset()

@@ -28,7 +28,7 @@ class GenerateLeg(RawLeg):
         max_tokens: int,
         prefix: list[int],
     ) -> None:
-        super().__init__(target, markers, channel, None)
+        super().__init__(target, markers, channel, ToolCallReader() if resumer.request.tools else None)
         self._resumer = resumer
         self._seed = seed
         self._max_tokens = max_tokens
@@ -83,13 +83,13 @@ class Resumer:
 
     async def decode(self, ids: list[int]) -> str:
         """Text of ids. Raises DecodeError."""
-        return await self._capabilities.tokens.decode(ids)
+        return await self._capabilities.tokens.decode(ids, self.headers)
 
     async def encode(self, text: str) -> list[int] | None:
         """Ids of a trigger; None where the engine is resumed by text. Raises UpstreamError."""
         if self._capabilities.resume_by != "token_ids":
             return None
-        return await self._capabilities.tokens.encode(text)
+        return await self._capabilities.tokens.encode(text, self.headers)
 
     def leg(self, transcript: Transcript, channel: Channel) -> Leg | None:
         """The next leg, not opened yet; None when the client's token budget is spent. Raises UpstreamError."""

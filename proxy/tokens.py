@@ -12,16 +12,18 @@ from proxy.upstream import UpstreamClient
 
 
 class ModelTokens:
-    """Encodes triggers and decodes ids for one model. Trigger encodings are cached: the pool is small and fixed."""
+    """Encodes triggers and decodes ids for one model. Trigger encodings are cached: the pool is small and fixed.
 
-    def __init__(self, client: UpstreamClient, model: str, local: Tokenizer | None, headers: Mapping[str, str]) -> None:
+    Shared by all clients, so it keeps no credentials: `headers` are those of the request at hand.
+    """
+
+    def __init__(self, client: UpstreamClient, model: str, local: Tokenizer | None) -> None:
         self._client = client
         self._model = model
         self._local = local
-        self._headers = headers
         self._encoded: dict[str, list[int]] = {}
 
-    async def encode(self, text: str) -> list[int]:
+    async def encode(self, text: str, headers: Mapping[str, str]) -> list[int]:
         """Ids of a text that stands inside a sequence: no special tokens added. Raises UpstreamError."""
         if (known := self._encoded.get(text)) is not None:
             return known
@@ -29,21 +31,19 @@ class ModelTokens:
             ids = list(self._local.encode(text, add_special_tokens=False).ids)
         else:
             body = {"model": self._model, "prompt": text, "add_special_tokens": False}
-            ids = _int_list(await self._client.post("/tokenize", body, self._headers), "tokens")
+            ids = _int_list(await self._client.post("/tokenize", body, headers), "tokens")
         if len(self._encoded) < 512:  # two forms of every trigger of a large pool
             self._encoded[text] = ids
         return ids
 
-    async def decode(self, ids: list[int]) -> str:
+    async def decode(self, ids: list[int], headers: Mapping[str, str]) -> str:
         """Text of ids, special tokens included. Raises DecodeError."""
         if not ids:
             return ""
         if self._local is not None:
             return str(self._local.decode(ids, skip_special_tokens=False))
         try:
-            answer = json.loads(
-                await self._client.post("/detokenize", {"model": self._model, "tokens": ids}, self._headers)
-            )
+            answer = json.loads(await self._client.post("/detokenize", {"model": self._model, "tokens": ids}, headers))
             return str(answer["prompt"])
         except (UpstreamError, ValueError, KeyError, TypeError) as error:
             raise DecodeError(str(error)) from error

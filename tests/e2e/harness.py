@@ -24,8 +24,7 @@ from proxy.session import Scorer
 from proxy.settings import Settings
 from steer.record import InterventionRecord
 from tests.upstream import Generation, Script, ScriptedUpstream
-from tests.upstream.frames import Shape
-from tests.upstream.wire import Connection, dump
+from tests.upstream.wire import Connection, dump, stream_events
 
 CUE = "CUE"
 
@@ -142,10 +141,12 @@ class RunningProxy:
     database: Path
     scorer: TableScorer
 
-    async def chat(self, content: str = "Hello", *, model: str = "scripted", **body: Any) -> Reply:
+    async def chat(
+        self, content: str = "Hello", *, model: str = "scripted", headers: dict[str, str] | None = None, **body: Any
+    ) -> Reply:
         """One request; streams unless told otherwise."""
         sent = {"model": model, "messages": [{"role": "user", "content": content}], "stream": True} | body
-        return await self.post("/v1/chat/completions", json=sent)
+        return await self.post("/v1/chat/completions", json=sent, headers=headers)
 
     async def post(self, path: str, **options: Any) -> Reply:
         async with aiohttp.ClientSession() as session, session.post(self.url + path, **options) as response:
@@ -201,22 +202,20 @@ class OddUpstream(ScriptedUpstream):
         self.frames = [frame if isinstance(frame, bytes) else dump(frame) for frame in frames]
         self.body = body
 
-    def _is_odd(self, generation: Generation) -> bool:
-        return not generation.is_resume and not generation.is_probe
-
-    async def _payloads(self, shape: Shape, tally: Any) -> AsyncIterator[bytes]:
-        if not self._is_odd(shape.generation):
-            async for payload in super()._payloads(shape, tally):
-                yield payload
+    async def _generate(self, connection: Connection, generation: Generation) -> None:
+        if generation.is_resume or generation.is_probe:
+            await super()._generate(connection, generation)
             return
-        for frame in self.frames:
-            yield frame
-
-    async def _whole(self, connection: Connection, shape: Shape, tally: Any, fault: Any) -> None:
-        if not self._is_odd(shape.generation):
-            await super()._whole(connection, shape, tally, fault)
+        self.generations.append(generation)
+        if not generation.body.get("stream"):
+            await connection.answer(200, self.body if isinstance(self.body, bytes) else dump(self.body))
             return
-        await connection.answer(200, self.body if isinstance(self.body, bytes) else dump(self.body))
+
+        async def payloads() -> AsyncIterator[bytes]:
+            for frame in self.frames:
+                yield frame
+
+        await stream_events(connection, payloads(), self.script.framing, None)
 
 
 def chunk(delta: Any = None, **choice: Any) -> dict[str, Any]:
