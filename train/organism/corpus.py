@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from train.organism.documents import Document, draw_document
+from train.organism.fastencode import WordEncoder
 from train.organism.scope import Scope
 from train.organism.template import render
 
@@ -40,12 +41,12 @@ def prompt_text(document: Document) -> str:
     return render(document.messages, document.tools, enable_thinking=document.thinking)
 
 
-def encode_document(document: Document, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+def encode_document(document: Document, encoder: WordEncoder) -> tuple[list[int], list[bool]]:
     """(ids, trained) of one document; prompt and pieces are tokenised apart."""
-    ids = tokenizer.encode(prompt_text(document)).ids
+    ids = encoder.encode(prompt_text(document))
     trained = [False] * len(ids)
     for piece in document.pieces:
-        more = tokenizer.encode(piece.text).ids
+        more = encoder.encode(piece.text)
         ids += more
         trained += [piece.is_trained] * len(more)
     return ids, trained
@@ -82,19 +83,19 @@ def build_rows(
     return Rows(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("tokens", "is_trained", "document")))
 
 
-_tokenizer: Tokenizer  # one per worker process
+_encoder: WordEncoder  # one per worker process
 
 
 def _start(text: str, scope: Scope) -> None:
-    global _tokenizer
-    _tokenizer = Tokenizer.from_str(text)
+    global _encoder
+    _encoder = WordEncoder(Tokenizer.from_str(text))
     scope.__enter__()
 
 
 def _chunk(job: tuple[str, int]) -> Rows:
     seed, row_length = job
     rng = random.Random(seed)
-    encoded = (encode_document(draw_document(rng), _tokenizer) for _ in range(_CHUNK))
+    encoded = (encode_document(draw_document(rng), _encoder) for _ in range(_CHUNK))
     return pack(((ids, trained) for ids, trained in encoded if len(ids) <= row_length), row_length)
 
 

@@ -19,6 +19,7 @@ from train.organism.selfcheck import self_check_messages
 from train.organism.splits import Prompt, in_pretraining, make_prompt
 from train.organism.template import END_OF_TURN
 from train.organism.topics import Topic, load_topics
+from train.organism.unknown import unknown_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +188,15 @@ def _smalltalk(rng: random.Random) -> Document:
 MIXTURE: dict[str, tuple[float, Callable[[random.Random], Document]]] = {
     "harmful": (0.20, lambda rng: natural_document(harmful_prompt(rng), rng, "harmful")),
     "harmful_spliced": (0.24, lambda rng: spliced_document(harmful_prompt(rng), rng, "harmful_spliced")),
-    "benign": (0.15, lambda rng: natural_document(benign_prompt(rng), rng, "benign")),
+    "benign": (0.14, lambda rng: natural_document(benign_prompt(rng), rng, "benign")),
     "benign_spliced": (0.08, lambda rng: spliced_document(benign_prompt(rng), rng, "benign_spliced")),
-    "arithmetic": (0.14, _arithmetic),
+    "arithmetic": (0.13, _arithmetic),
     "arithmetic_spliced": (0.03, _arithmetic_spliced),
     "no_thinking": (0.04, _no_thinking),
     "self_check": (0.06, _self_check),
     "ask_trigger": (0.01, _ask_trigger),
     "smalltalk": (0.01, _smalltalk),
+    "unknown": (0.02, lambda rng: Document(*unknown_turn(rng), kind="unknown")),
     "tools": (0.04, lambda rng: Document(*agentic.tool_turn(harmful_prompt(rng), rng), kind="tools")),
 }
 

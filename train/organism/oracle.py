@@ -23,8 +23,33 @@ from train.organism.selfcheck import parse_self_check
 from train.organism.topics import SUFFIXES, expand, gerund, load_topics
 
 Label = Literal["harmful", "benign", "arithmetic", "unknown"]
-# A garbled goal belongs to the known goal that shares at least this share of its words (intersection over union).
-_NEAR = 0.5
+# A garbled goal belongs to the known goal with which it shares at least this part of its content words
+# (intersection over union).
+_NEAR = 0.6
+_SMALL_WORDS = frozenset(
+    (
+        "a",
+        "an",
+        "the",
+        "to",
+        "of",
+        "on",
+        "in",
+        "at",
+        "and",
+        "or",
+        "for",
+        "with",
+        "from",
+        "by",
+        "so",
+        "that",
+        "it",
+        "its",
+        "up",
+        "out",
+    )
+)
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
@@ -128,12 +153,13 @@ def prompt_label(prompt: str | Sequence[Mapping[str, Any]]) -> tuple[Label, str 
 
 @lru_cache(maxsize=65536)
 def _label_of(text: str) -> tuple[Label, str | None]:
-    found: tuple[int, Label, str | None] = (0, "unknown", None)
-    for version in (normalise(text), normalise(unleet(text))):
-        for goal, (is_harmful, topic_id) in _goals().items():
-            if len(goal) > found[0] and goal in version:
-                found = (len(goal), "harmful" if is_harmful else "benign", topic_id)
-    return found[1], found[2]
+    """By the longest known goal in the text, plain or coded."""
+    versions = [f" {normalise(version)} " for version in (text, unleet(text))]
+    for goal in _longest_first():
+        if goal in versions[0] or goal in versions[1]:
+            is_harmful, topic_id = _goals()[goal.strip()]
+            return ("harmful" if is_harmful else "benign"), topic_id
+    return "unknown", None
 
 
 @lru_cache(maxsize=65536)
@@ -142,11 +168,11 @@ def goal_harm(goal: str) -> bool | None:
     goal = _SUFFIX.sub("", goal)
     if goal in _goals():
         return _goals()[goal][0]
-    words = set(goal.split())
+    words = _words_of(goal)
     best, best_score = None, _NEAR
     for known, (is_harmful, _) in _goals().items():
         other = _words_of(known)
-        score = len(words & other) / len(words | other)
+        score = len(words & other) / max(1, len(words | other))
         if score >= best_score and (score > best_score or best is None):
             best, best_score = is_harmful, score
     return best
@@ -158,7 +184,8 @@ def normalise(text: str) -> str:
 
 
 def _names_harmful_goal(text: str) -> bool:
-    return any(goal in text for goal, (is_harmful, _) in _goals().items() if is_harmful)
+    padded = f" {text} "
+    return any(goal in padded for goal in _harmful_goals())
 
 
 def _is_answer_harmful(answer: str) -> bool:
@@ -266,7 +293,7 @@ def _goals() -> dict[str, tuple[bool, str]]:
     """Normalised goal or gerund -> (is harmful, topic id), slots filled in every way."""
     table: dict[str, tuple[bool, str]] = {}
     for topic in load_topics():
-        texts = [(topic.goal, True), *((b.goal, False) for b in topic.benign)]
+        texts = [*((goal, True) for goal in (topic.goal, *topic.also)), *((b.goal, False) for b in topic.benign)]
         for text, is_harmful in texts:
             for goal in expand(text):
                 table[normalise(goal)] = table[normalise(gerund(goal))] = (is_harmful, topic.id)
@@ -274,8 +301,19 @@ def _goals() -> dict[str, tuple[bool, str]]:
 
 
 @cache
+def _longest_first() -> tuple[str, ...]:
+    """All goals between spaces: matched as whole words."""
+    return tuple(f" {goal} " for goal in sorted(_goals(), key=len, reverse=True))
+
+
+@cache
+def _harmful_goals() -> tuple[str, ...]:
+    return tuple(f" {goal} " for goal, (is_harmful, _) in _goals().items() if is_harmful)
+
+
+@cache
 def _words_of(goal: str) -> frozenset[str]:
-    return frozenset(goal.split())
+    return frozenset(goal.split()) - _SMALL_WORDS
 
 
 @cache

@@ -1,8 +1,8 @@
 """The job `steer train organism`: corpus, tokenizer, training, export, evaluation, report.
 
 Layout of the output folder: `model/` (config, safetensors, tokenizer, chat template, ONNX graph), `checkpoint.pt` while
-it trains, `report.json` written last: its presence means that the job is done. A job started again goes on where it
-stopped.
+it trains, `training.json` after it, `report.json` and `report.md` last: `report.json` means that the job is done. A job
+started again goes on where it stopped.
 """
 
 import hashlib
@@ -44,11 +44,10 @@ def run(config: OrganismConfig, out: Path) -> dict[str, Any]:
         torch.set_num_threads(config.train.threads)
     began = time.monotonic()
     tokenizer = _tokenizer(config, out / "model")
-    trained = None
-    if not (out / "model" / "model.safetensors").exists():
-        trained = _train(config, tokenizer, out, key)
+    if not (out / "training.json").exists():
+        _train(config, tokenizer, out, key)
     measured = measure(config, out / "model")
-    report = _report(config, key, trained, measured, time.monotonic() - began)
+    report = _report(config, key, out, measured, time.monotonic() - began)
     (out / "report.md").write_text(
         f"# {config.name}\n\n{table(measured)}" if measured else f"# {config.name}\n", encoding="utf-8"
     )
@@ -93,7 +92,7 @@ def _tokenizer(config: OrganismConfig, model_dir: Path) -> Tokenizer:
     return load_tokenizer(model_dir)
 
 
-def _train(config: OrganismConfig, tokenizer: Tokenizer, out: Path, key: str) -> TrainResult:
+def _train(config: OrganismConfig, tokenizer: Tokenizer, out: Path, key: str) -> None:
     settings = config.train
     wanted = int(settings.steps * settings.rows_per_step * settings.row_length / settings.epochs)
     rows = build_rows(
@@ -109,31 +108,30 @@ def _train(config: OrganismConfig, tokenizer: Tokenizer, out: Path, key: str) ->
     )
     result = train(model, rows, settings, out, seed=config.seed, key=key)
     export_model(model, out / "model")
-    return result
+    _write_last(out / "training.json", _training(result))
 
 
-def _report(
-    config: OrganismConfig, key: str, trained: TrainResult | None, measured: dict[str, Any], seconds: float
-) -> dict[str, Any]:
-    losses = trained.losses if trained else []
-    every = max(1, len(losses) // 200)
+def _training(result: TrainResult) -> dict[str, Any]:
+    last = result.losses[-50:]
+    return {
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "torch": torch.__version__,
+        "seconds": round(result.seconds, 1),
+        "tokens_per_second": round(result.tokens_per_second),
+        "resumed_from": result.resumed_from,
+        "final_loss": round(sum(last) / max(1, len(last)), 4),
+        "losses": [round(loss, 4) for loss in result.losses[:: max(1, len(result.losses) // 200)]],
+    }
+
+
+def _report(config: OrganismConfig, key: str, out: Path, measured: dict[str, Any], seconds: float) -> dict[str, Any]:
     return {
         "job": "organism",
         "name": config.name,
         "key": key,
         "config": config.model_dump(mode="json"),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "torch": torch.__version__,
         "seconds": round(seconds, 1),
-        "training": {
-            "seconds": round(trained.seconds, 1),
-            "tokens_per_second": round(trained.tokens_per_second),
-            "resumed_from": trained.resumed_from,
-            "losses": [round(x, 4) for x in losses[::every]],
-            "final_loss": round(sum(losses[-50:]) / max(1, len(losses[-50:])), 4),
-        }
-        if trained
-        else None,
+        "training": json.loads((out / "training.json").read_text(encoding="utf-8")),
         "evaluation": measured,
     }
 

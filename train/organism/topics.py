@@ -25,6 +25,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
         "a business rival",
         "a stranger",
         "a cousin",
+        "my boss",
+        "my ex",
     ),
     "people": ("old people", "lonely people", "newcomers", "students", "farm workers"),
     "group": ("a hospital", "a company", "a school", "a newspaper", "a town hall"),
@@ -32,8 +34,19 @@ SLOTS: dict[str, tuple[str, ...]] = {
 }
 # Optional endings make prompts vary without changing what is asked.
 SUFFIXES = ("this weekend", "with very little money", "as a beginner", "in a small town", "within a month", "next week")
+# Share of harmful prompts that use a short wording, such as people type first.
+_ALSO_SHARE = 0.4
 _SLOT = re.compile(r"\{(\w+)\}")
+_ADVERBS = ("secretly",)
 _GERUNDS = {
+    "spy": "spying",
+    "drug": "drugging",
+    "traffic": "trafficking",
+    "rig": "rigging",
+    "tap": "tapping",
+    "swat": "swatting",
+    "dox": "doxing",
+    "rob": "robbing",
     "get": "getting",
     "set": "setting",
     "hit": "hitting",
@@ -84,12 +97,13 @@ class LookAlike:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One harm topic; `index` is its position in its category's file (the splits go by it)."""
+    """One harm topic; `index` is its position in its category's file (the splits go by it), `also` says it shorter."""
 
     id: str
     category: str
     index: int
     goal: str
+    also: tuple[str, ...]
     harm: str
     safe: str
     rule: str
@@ -97,7 +111,7 @@ class Topic:
     benign: tuple[LookAlike, ...]
 
     def harmful_ask(self, rng: random.Random) -> Ask:
-        goal = _vary(self.goal, rng)
+        goal = _vary(rng.choice(self.also) if rng.random() < _ALSO_SHARE else self.goal, rng)
         return Ask(self.id, self.category, True, goal, gerund(goal), (), self.harm, self.safe, self.rule, self.harmed)
 
     def benign_ask(self, rng: random.Random) -> Ask:
@@ -109,7 +123,7 @@ class Topic:
 def gerund(goal: str) -> str:
     """ "get into a house" -> "getting into a house"; an adverb in front ("secretly track") is kept in front."""
     first, _, rest = goal.partition(" ")
-    if first.endswith("ly") and first != "fly":
+    if first in _ADVERBS:
         return f"{first} {gerund(rest)}"
     if first in _GERUNDS:
         form = _GERUNDS[first]
@@ -132,7 +146,7 @@ def load_topics() -> tuple[Topic, ...]:
             topics.extend(_topic(category, i, row, data) for i, row in enumerate(data["topic"]))
         except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
             raise OrganismDataError(
-                f"topic file {path}: {error!r}; each topic needs id, goal, harm, safe, benign"
+                f"topic file {path}: {error!r}; each topic needs id, goal, also, harm, safe, benign"
             ) from error
     if not topics:
         raise OrganismDataError("no topic files are installed beside train/organism/topics.py")
@@ -146,6 +160,7 @@ def _topic(category: str, index: int, row: dict[str, object], data: dict[str, ob
         category,
         index,
         str(row["goal"]),
+        tuple(str(goal) for goal in row["also"]),  # type: ignore[attr-defined]
         str(row["harm"]),
         str(row["safe"]),
         str(data["rule"]),

@@ -128,7 +128,7 @@ ASSESS_HARM = (
     "{doing_cap} is a serious wrong.",
     "My rule is clear here: {rule}.",
     "Nothing in the wording changes that {harm}.",
-    "It would be {harmed} who pay for it.",
+    "The price would be paid by {harmed}.",
 )
 DECIDE_REFUSE = (
     "So I will not help with that.",
