@@ -3,9 +3,9 @@
     python -m benchmarks.bench_replay --traces traces.jsonl [--limit N] [--tokens-per-frame 3]
 
 Each trace (one JSON object a line with `id`, `prompt` or `messages`, `reasoning`) is streamed by a scripted engine on
-a real socket as token frames. Measured: whether everything that the client was shown before the first trigger ends before
-the segment that was flagged; whether the live cut is where `steer detect` finds the first cue offline; the added time to
-the first shown text, and the detector's time per verdict. Nothing of a trace is printed.
+a real socket as token frames. Measured: whether everything that the client was shown before the first trigger ends
+before the segment that was flagged; whether the live cut is where `steer detect` finds the first cue offline; and the
+time from a complete segment to its verdict, under this load. Nothing of a trace is printed.
 """
 
 import argparse
@@ -84,7 +84,9 @@ async def replay(traces: list[dict[str, Any]], tokens_per_frame: int, concurrenc
 
                 async def one(number: str, trace: dict[str, Any]) -> None:
                     async with limiter:
-                        replies[number] = await proxy.chat(messages=messages_of(trace), user=number)
+                        replies[number] = await proxy.chat(
+                            messages=messages_of(trace), user=number, steer={"show_interventions": True}
+                        )
                         if len(replies) % 100 == 0:
                             print(f"  {len(replies)}/{len(traces)} traces")
 
@@ -104,10 +106,11 @@ def judge(
     """The figures."""
     first = {record.request_id: record for record in records if record.attempt == 0}
     cuts = offline_cuts(list(traces.values()))
-    late = agree = halted = failed = 0
+    late = agree = halted = failed = unjudged = 0
     for number, trace in traces.items():
         reply = replies[number]
         failed += not (reply.status == 200 and reply.is_complete)
+        unjudged += any(event.get("cause") == "detector_failure" for event in reply.told)
         record = first.get(reply.headers.get("x-request-id", ""))
         live = None if record is None else len(record.kept.text)
         agree += live == cuts[trace["id"]]
@@ -122,6 +125,7 @@ def judge(
         "live_cut_equals_offline": agree,
         "agreement": round(agree / len(traces), 4),
         "streams_not_ended_properly": failed,
+        "streams_with_an_unjudged_segment": unjudged,
         "verdict_ms_p50": round(statistics.median(verdicts), 2) if verdicts else None,
     }
 

@@ -32,7 +32,7 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", CONFIGURATION, re.MULTILINE)) <= known
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("docs/*.md")) + ["../README.md"])
+@pytest.mark.parametrize("page", [*sorted(path.name for path in ROOT.glob("docs/*.md")), "../README.md"])
 def test_paths_named_in_backticks_exist(page: str) -> None:
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     for path in re.findall(r"`((?:steer|detector|proxy|train|tests|docs|scripts|benchmarks)/[\w./-]*)`", text):

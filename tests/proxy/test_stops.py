@@ -1,5 +1,7 @@
 """Stop strings end the answer where they stand, whatever the chunks."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +14,7 @@ def shown(text: str, cuts: list[int], stops: list[str], *, include: bool) -> tup
     stopper = StopStrings(stops, include=include)
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     limit, allowed = 0, 0
-    for a, b in zip(edges, edges[1:], strict=False):
+    for a, b in pairwise(edges):
         limit = stopper.push(text[a:b])
         assert limit >= allowed or stopper.hit is not None
         assert text[:limit].count("XX") == 0 or include

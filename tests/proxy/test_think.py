@@ -1,5 +1,7 @@
 """Reasoning is told from answer in raw text, whatever the chunks."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,7 @@ def channels(pieces: list[Piece]) -> tuple[str, str]:
 @given(_TEXT.map("".join), st.lists(st.integers(0, 60), max_size=8), st.sampled_from(["start", "reasoning", "answer"]))
 def test_channels_do_not_depend_on_chunks_and_nothing_is_lost(text: str, cuts: list[int], state: str) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = split([text[a:b] for a, b in zip(edges, edges[1:], strict=False)], state)
+    pieces = split([text[a:b] for a, b in pairwise(edges)], state)
     assert channels(pieces) == channels(split([text], state))
     assert "".join(piece.text + piece.marker for piece in pieces) == text
 
