@@ -41,6 +41,11 @@ _ROUTES = {
 }
 
 
+_NOT_STARTED = RequestError(
+    503, "the proxy has not started: the server must run its lifespan (uvicorn --lifespan on)", code="not_started"
+)
+
+
 class Proxy:
     """The application around its services. One instance per process."""
 
@@ -72,7 +77,7 @@ class Proxy:
         if allowed is None:
             raise RequestError(404, f"no such path: {path}. This proxy serves {', '.join(_ROUTES)}", code="not_found")
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
-            raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed")
+            raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed", allow=allowed)
         match path:
             case "/healthz":
                 await send_json(send, 200, b'{"status":"ok"}')
@@ -120,7 +125,10 @@ class Proxy:
     async def _fail(self, send: "_TrackedSend", error: RequestError | UpstreamError, request_id: str) -> None:
         """An HTTP error before the first byte; after it, nothing but cutting the connection is honest."""
         if not send.has_started:
-            await send_error(send, error, {"x-request-id": request_id})
+            headers = {"x-request-id": request_id}
+            if isinstance(error, RequestError) and error.allow is not None:
+                headers["allow"] = error.allow
+            await send_error(send, error, headers)
             return
         raise error
 
@@ -226,7 +234,10 @@ def create_app(settings: Settings, scorer: Scorer | None = None) -> ASGIApp:
         if scope["type"] == "lifespan":
             await _lifespan(settings, scorer, proxy, receive, send)
         elif scope["type"] == "http":
-            await proxy[0](scope, receive, send)
+            if proxy:
+                await proxy[0](scope, receive, send)
+            else:
+                await send_error(send, _NOT_STARTED)
         else:
             await send({"type": "websocket.close", "code": 1000})
 

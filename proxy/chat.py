@@ -116,6 +116,7 @@ class Exchange:
                 ids_as_null=capabilities.ids_as_null,
                 keep_ids=keep_ids,
                 is_open=is_open,
+                withholds_unread=self.services.policy.mode != "monitor",
                 relabel=partial(self.relabel.chunk, index=choice) if request.n > 1 else None,
             )
             return ChatLeg(target, reader)
@@ -124,6 +125,7 @@ class Exchange:
             lambda ids: ThinkSplitter(markers, "reasoning" if is_open(ids) else "start"),
             ids_as_null=capabilities.ids_as_null,
             keep_ids=keep_ids,
+            withholds_unread=self.services.policy.mode != "monitor",
         )
 
     def _origin(self, choice: int) -> Origin:

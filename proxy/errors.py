@@ -35,10 +35,21 @@ class ConfigError(ProxyError):
 
 
 class RequestError(ProxyError):
-    """A request that is refused. `param` names the field (None: the request as a whole), `code` is for programs."""
+    """A request that is refused. `param` names the field (None: the request as a whole), `code` is for programs.
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    `allow`: the method that the path takes, for status 405.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        allow: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.allow = allow
         self.status = status
         self.message = message
         self.param = param

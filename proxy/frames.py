@@ -52,7 +52,8 @@ class Relabel:
         """The payload as choice `index` of the shared completion."""
         if self._id is None:
             head = _load(payload)
-            self._id, self._created = str(head.get("id")), int(head.get("created") or 0)
+            created = head.get("created")
+            self._id, self._created = str(head.get("id")), created if type(created) is int else 0
         shared = json.dumps(self._id).encode()
         new, count = _CHOICE_HEAD.subn(
             lambda m: b'{"id":%b%b%d%b%d' % (shared, m["a"], self._created, m["b"], index), payload, count=1
@@ -61,7 +62,8 @@ class Relabel:
             return new
         chunk = _load(payload)  # another order of keys: the values are what counts
         chunk |= {"id": self._id, "created": self._created}
-        for choice in chunk.get("choices") or []:
+        if (choice := only_choice(chunk)) is not None:
+            check_index(choice)
             choice["index"] = index
         return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
 
@@ -77,7 +79,6 @@ class Delta:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     logprobs: list[dict[str, Any]] | None = None
-    opens_tool_call: bool = False
     is_usage: bool = False
     usage: dict[str, Any] | None = None
     num_held: int = 0  # characters of this event that may yet turn out to be a marker
@@ -94,7 +95,7 @@ class Delta:
 def _load(payload: bytes) -> dict[str, Any]:
     try:
         chunk = json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UpstreamError("the upstream sent a stream event that is not JSON") from error
     if not isinstance(chunk, dict):
         raise UpstreamError("the upstream sent a stream event that is not a JSON object")
@@ -109,16 +110,85 @@ def _error_message(chunk: dict[str, Any]) -> str:
     return f"the upstream reported an error: {str(message)[:500]}"
 
 
-def _choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+# What a choice and a delta are known to hold, read here or no text. Anything else might be text that nobody judges.
+_CHOICE_FIELDS = frozenset(("index", "delta", "message", "logprobs", "finish_reason", "stop_reason", "token_ids"))
+_TEXT_FIELDS = frozenset(("role", "content", "reasoning", "reasoning_content", "tool_calls"))
+
+
+def only_choice(chunk: dict[str, Any]) -> dict[str, Any] | None:
+    """The choice of a chunk or body of one choice; None where there is none. Raises UpstreamError."""
     choices = chunk.get("choices")
     if choices is None or choices == []:
         return None
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
-        raise UpstreamError("the upstream sent a stream event with malformed choices")
+        raise UpstreamError("the upstream sent malformed choices")
+    if len(choices) > 1:
+        raise UpstreamError("the upstream sent several choices where one was asked for")
     return choices[0]
 
 
-def _ids(value: object) -> list[int]:
+def check_index(choice: dict[str, Any]) -> None:
+    """Of one choice the index is 0. Raises UpstreamError."""
+    if choice.get("index") not in (None, 0):
+        raise UpstreamError("the upstream sent a choice that nobody asked for")
+
+
+def drop_unread(choice: dict[str, Any], part: str) -> bool:
+    """Take out of a choice, and of its delta or message, what is not read here. Whether there was any."""
+    dropped = False
+    for holder, known in ((choice, _CHOICE_FIELDS), (choice.get(part) or {}, _TEXT_FIELDS)):
+        for name in [name for name, value in holder.items() if name not in known and value]:
+            del holder[name]
+            dropped = True
+    return dropped
+
+
+def reasoning_of(message: dict[str, Any]) -> tuple[str | None, str]:
+    """The field that carries reasoning (None: there is none) and the text; two fields with two texts are both read."""
+    texts = {name: text for name in ("reasoning", "reasoning_content") if (text := text_of(message.get(name)))}
+    return next(iter(texts), None), "".join(dict.fromkeys(texts.values()))
+
+
+def call_text(calls: object) -> str:
+    """What a model has said in tool calls: names and arguments. Raises UpstreamError."""
+    if calls is None:
+        return ""
+    if not isinstance(calls, list):
+        raise UpstreamError("the upstream sent malformed tool calls")
+    functions = [call.get("function") or {} if isinstance(call, dict) else None for call in calls]
+    if not all(isinstance(function, dict) for function in functions):
+        raise UpstreamError("the upstream sent malformed tool calls")
+    return "".join(text_of(function.get(name)) for function in functions for name in ("name", "arguments"))
+
+
+def finish_reason_of(choice: dict[str, Any]) -> str | None:
+    """Raises UpstreamError."""
+    reason = choice.get("finish_reason")
+    if reason is not None and not isinstance(reason, str):
+        raise UpstreamError("the upstream sent a finish reason that is not a string")
+    return reason
+
+
+def usage_of(value: object) -> dict[str, Any] | None:
+    """Token counts, None where they are not well formed."""
+    if not isinstance(value, dict) or not isinstance(value.get("prompt_tokens"), int | None):
+        return None
+    return value if isinstance(value.get("completion_tokens_details"), dict | None) else None
+
+
+def _chat_entries(logprobs: object) -> list[dict[str, Any]] | None:
+    entries = logprobs.get("content") if isinstance(logprobs, dict) else logprobs
+    if entries is not None and not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise UpstreamError("the upstream sent malformed log-probabilities")
+    return entries
+
+
+def _num_bytes(entries: list[dict[str, Any]]) -> int:
+    return sum(len(entry.get("bytes") or str(entry.get("token", "")).encode("utf-8", "replace")) for entry in entries)
+
+
+def ids_of(value: object) -> list[int]:
+    """Token ids. Raises UpstreamError."""
     if value is None:
         return []
     if isinstance(value, list) and all(type(item) is int for item in value):
@@ -126,10 +196,18 @@ def _ids(value: object) -> list[int]:
     raise UpstreamError("the upstream sent malformed token ids")
 
 
-def _text(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    raise UpstreamError("the upstream sent a delta whose text is not a string")
+def text_of(value: object) -> str:
+    """Text, empty for null. Raises UpstreamError."""
+    if not value:
+        return ""
+    if not isinstance(value, str):
+        raise UpstreamError("the upstream sent text that is not a string")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise UpstreamError("the upstream sent half a surrogate pair, which is no text") from error
+    return value
 
 
 class ChatReader:
@@ -148,8 +226,11 @@ class ChatReader:
         is_open: Callable[[list[int]], bool],
         starts_in_reasoning: bool = False,
         relabel: Callable[[bytes], bytes] | None = None,
+        withholds_unread: bool = True,
     ) -> None:
+        """`withholds_unread`: fields that might hold text which is not read here are taken out of what is forwarded."""
         self._relabel = relabel
+        self._withholds_unread = withholds_unread
         self._markers = markers
         self._ids_as_null = ids_as_null
         self._keep_ids = keep_ids
@@ -180,13 +261,20 @@ class ChatReader:
         shown = payload if self._keep_ids else excise_token_ids(payload, as_null=self._ids_as_null)
         delta = Delta(shown)
         if chunk.get("prompt_token_ids") is not None:
-            delta.prompt_token_ids = _ids(chunk["prompt_token_ids"])
+            delta.prompt_token_ids = ids_of(chunk["prompt_token_ids"])
             if self._inline is not None and self._is_open(delta.prompt_token_ids):
                 self._inline = ThinkSplitter(self._markers, "reasoning")
-        choice = _choice(chunk)
+        choice = only_choice(chunk)
         if choice is None:
-            delta.is_usage, delta.usage = True, chunk.get("usage")
+            delta.is_usage, delta.usage = True, usage_of(chunk.get("usage"))
             return delta
+        if self._relabel is None:
+            check_index(choice)
+        if not isinstance(choice.get("delta"), dict):
+            raise UpstreamError("the upstream sent a chunk without a delta")
+        if self._withholds_unread and drop_unread(choice, "delta"):
+            rewritten = json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+            delta.payload = rewritten if self._keep_ids else excise_token_ids(rewritten, as_null=self._ids_as_null)
         self._read_choice(choice, delta)
         return delta
 
@@ -195,29 +283,30 @@ class ChatReader:
         return self._inline.flush() if self._inline else []
 
     def _read_choice(self, choice: dict[str, Any], delta: Delta) -> None:
-        message = choice.get("delta")
-        if not isinstance(message, dict):
-            raise UpstreamError("the upstream sent a chunk without a delta")
-        delta.token_ids = _ids(choice.get("token_ids"))
-        delta.finish_reason = choice.get("finish_reason")
+        message = choice["delta"]
+        delta.token_ids = ids_of(choice.get("token_ids"))
+        delta.finish_reason = finish_reason_of(choice)
         delta.stop_reason = choice.get("stop_reason")
-        delta.logprobs = (choice.get("logprobs") or {}).get("content")
-        delta.opens_tool_call = bool(message.get("tool_calls"))
-        for name in ("reasoning", "reasoning_content"):
-            if message.get(name):
-                self._named_field = name
-                self._inline = None
-                delta.pieces.append(Piece("reasoning", _text(message[name])))
-                break
-        if content := _text(message.get("content")):
+        delta.logprobs = _chat_entries(choice.get("logprobs"))
+        name, reasoning = reasoning_of(message)
+        if name is not None:
+            self._named_field, self._inline = name, None
+            delta.pieces.append(Piece("reasoning", reasoning))
+        if content := text_of(message.get("content")):
             delta.pieces += self._inline.push(content) if self._inline else [Piece("answer", content)]
-        if delta.opens_tool_call:
-            delta.pieces.append(Piece("answer", ""))
+        if message.get("tool_calls"):
+            delta.pieces.append(Piece("answer", call_text(message["tool_calls"]), is_call=True))
         if delta.finish_reason is not None:
             delta.pieces += self.flush()
-        delta.num_held = self._inline.num_held if self._inline else 0
+        delta.num_held = (self._inline.num_held if self._inline else 0) or self._num_ahead(delta, reasoning + content)
         if not self._keep_ids and not message and delta.finish_reason is None and choice.get("logprobs") is None:
             delta.payload = None  # sent only because token ids were asked for
+
+    def _num_ahead(self, delta: Delta, text: str) -> int:
+        """1 where ids or log-probabilities tell of text that a later frame brings: the frame then waits for it."""
+        if delta.logprobs is not None:
+            return int(_num_bytes(delta.logprobs) > len(text.encode()))
+        return int(self._keep_ids and bool(delta.token_ids) and not text)
 
 
 class RawReader:
@@ -230,14 +319,14 @@ class RawReader:
         """Raises UpstreamError for anything that is not a chunk."""
         chunk = _load(payload)
         delta = Delta(None)
-        choice = _choice(chunk)
+        choice = only_choice(chunk)
         if choice is None:
             delta.is_usage = True
             return delta
-        delta.token_ids = _ids(choice.get("token_ids"))
-        delta.finish_reason = choice.get("finish_reason")
+        delta.token_ids = ids_of(choice.get("token_ids"))
+        delta.finish_reason = finish_reason_of(choice)
         delta.stop_reason = choice.get("stop_reason")
-        delta.pieces = self._splitter.push(_text(choice.get("text")))
+        delta.pieces = self._splitter.push(text_of(choice.get("text")))
         delta.logprobs = _chat_logprobs(choice.get("logprobs"))
         if delta.finish_reason is not None:
             delta.pieces += self._splitter.flush()
@@ -254,13 +343,16 @@ def _chat_logprobs(value: object) -> list[dict[str, Any]] | None:
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("content"), list):
-        return list(value["content"])
+        return _chat_entries(value)
     tokens, values = value.get("tokens") or [], value.get("token_logprobs") or []
     tops = value.get("top_logprobs") or [None] * len(tokens)
-    return [
-        {**_entry(token, logprob), "top_logprobs": [_entry(t, p) for t, p in (top or {}).items()]}
-        for token, logprob, top in zip(tokens, values, tops, strict=False)
-    ]
+    try:
+        return [
+            {**_entry(token, logprob), "top_logprobs": [_entry(t, p) for t, p in (top or {}).items()]}
+            for token, logprob, top in zip(tokens, values, tops, strict=False)
+        ]
+    except (TypeError, AttributeError) as error:
+        raise UpstreamError("the upstream sent malformed log-probabilities") from error
 
 
 def _entry(token: str, logprob: float | None) -> dict[str, Any]:

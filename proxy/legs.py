@@ -13,7 +13,20 @@ from typing import Any, Protocol
 
 from proxy.cut import LegEvent
 from proxy.errors import UpstreamError
-from proxy.frames import ChatReader, Delta, RawReader, excise_token_ids
+from proxy.frames import (
+    ChatReader,
+    Delta,
+    RawReader,
+    call_text,
+    drop_unread,
+    excise_token_ids,
+    finish_reason_of,
+    ids_of,
+    only_choice,
+    reasoning_of,
+    text_of,
+    usage_of,
+)
 from proxy.think import Piece, ThinkMarkers, ThinkSplitter
 from proxy.toolcalls import ToolCallReader
 from proxy.upstream import UpstreamClient, UpstreamStream
@@ -127,11 +140,15 @@ class ContinuedLeg(_StreamLeg):
 
     async def batches(self) -> AsyncIterator[list[Delta]]:
         """Deltas without `payload`: ids and roles of the new completion are not the client's business."""
+        has_finished = False
         async for payloads in self._payloads():
             deltas = [self._reader.read(payload) for payload in payloads]
+            has_finished = has_finished or any(delta.finish_reason is not None for delta in deltas)
             for delta in deltas:
                 delta.payload = None
             yield deltas
+        if not has_finished:
+            raise UpstreamError("the upstream ended the continued stream before it was finished")
 
 
 class BodyLeg:
@@ -144,9 +161,11 @@ class BodyLeg:
         *,
         ids_as_null: bool,
         keep_ids: bool,
+        withholds_unread: bool = True,
     ) -> None:
         """`splitter` makes one for a prompt's ids, for thinking that stands inline in the content."""
         self._target = target
+        self._withholds_unread = withholds_unread
         self._splitter = splitter
         self._ids_as_null = ids_as_null
         self._keep_ids = keep_ids
@@ -159,12 +178,16 @@ class BodyLeg:
         target = self._target
         raw = await target.client.post(target.path, target.body, target.headers)
         try:
-            self._body = json.loads(raw)
-            self._choice = self._body["choices"][0]
-            self._message = self._choice["message"]
-            assert isinstance(self._message, dict)
-        except (ValueError, KeyError, TypeError, IndexError, AssertionError) as error:
-            raise UpstreamError("the upstream's completion is not an OpenAI chat completion") from error
+            body = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise UpstreamError("the upstream's completion is not JSON") from error
+        choice = only_choice(body) if isinstance(body, dict) else None
+        if choice is None or not isinstance(choice.get("message"), dict):
+            raise UpstreamError("the upstream's completion is not an OpenAI chat completion")
+        if self._withholds_unread and drop_unread(choice, "message"):
+            raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        self._body, self._choice, self._message = body, choice, choice["message"]
+        self._ids, self._finish_reason = ids_of(choice.get("token_ids")), finish_reason_of(choice)
         self.raw = raw if self._keep_ids else excise_token_ids(raw, as_null=self._ids_as_null)
         self._pieces = self._read_pieces()
 
@@ -175,36 +198,35 @@ class BodyLeg:
 
     async def batches(self) -> AsyncIterator[list[Delta]]:
         """The message in slices; the first carries all ids."""
-        ids = self._choice.get("token_ids") or []
+        ids = self._ids
         text = "".join(piece.text for piece in self._pieces)
         yield [Delta(None, token_ids=ids, prompt_token_ids=self._prompt_ids, leg_event=LegEvent(text, ids))]
         for piece in self._pieces:
             if piece.marker:
                 yield [Delta(None, [piece], is_slice=True)]
             for at in range(0, len(piece.text), _SLICE_CHARS):
-                part = Piece(piece.channel, piece.text[at : at + _SLICE_CHARS])
+                part = piece._replace(text=piece.text[at : at + _SLICE_CHARS])
                 yield [Delta(None, [part], is_slice=True)]
-        yield [Delta(None, is_slice=True, is_usage=True, usage=self._body.get("usage"))]
-        last = Delta(None, is_slice=True, finish_reason=self._choice.get("finish_reason") or "stop")
-        if self._message.get("tool_calls"):
-            last.pieces = [Piece("answer", "")]
-        yield [last]
+        yield [Delta(None, is_slice=True, is_usage=True, usage=usage_of(self._body.get("usage")))]
+        yield [Delta(None, is_slice=True, finish_reason=self._finish_reason or "stop")]
 
     def close(self) -> None:
         """The engine has finished already; nothing is left to abort."""
 
     @property
     def _prompt_ids(self) -> list[int] | None:
-        return self._body.get("prompt_token_ids")
+        ids = self._body.get("prompt_token_ids")
+        return None if ids is None else ids_of(ids)
 
     def _read_pieces(self) -> list[Piece]:
-        answer = str(self._message.get("content") or "")
-        for name in ("reasoning", "reasoning_content"):
-            if self._message.get(name):
-                self.reasoning_field = name
-                return [Piece("reasoning", str(self._message[name])), Piece("answer", answer)]
+        answer = text_of(self._message.get("content"))
+        calls = [Piece("answer", call_text(self._message.get("tool_calls")), is_call=True)]
+        name, reasoning = reasoning_of(self._message)
+        if name is not None:
+            self.reasoning_field = name
+            return [Piece("reasoning", reasoning), Piece("answer", answer), *calls]
         splitter = self._splitter(self._prompt_ids or [])
         pieces = splitter.push(answer) + splitter.flush()
         if splitter.has_reasoning:
             self.reasoning_field = None
-        return pieces
+        return pieces + calls

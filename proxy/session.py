@@ -272,7 +272,7 @@ class Session:
     async def _take_one(self, delta: Delta) -> None:
         if delta.prompt_token_ids is not None and self._leg_number == 0:
             self.transcript.prompt_ids = delta.prompt_token_ids
-        if delta.finish_reason is not None:
+        if delta.finish_reason is not None and self._end_frame is None:
             self._end_frame = delta
         if delta.is_usage and self._leg_number == 0:
             self.usage_seen, self.usage_payload = delta.usage, delta.payload

@@ -9,7 +9,7 @@ import re
 import uuid
 from typing import Any
 
-from proxy.frames import Delta
+from proxy.frames import Delta, call_text
 from proxy.think import Piece
 
 # Openers of the tool-call formats that vLLM's own parsers know; only the first is parsed.
@@ -50,6 +50,8 @@ class ToolCallReader:
                 delta.pieces.append(Piece("answer", self._held))
             return
         calls = _parse(self._markup)
+        if calls:
+            delta.pieces.append(Piece("answer", call_text(calls), is_call=True))
         delta.finish_reason = "tool_calls" if calls else "content_filter"
         delta.tool_calls = calls or None
 

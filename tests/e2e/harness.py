@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import anyio
 import uvicorn
+from yarl import URL
 
 from detector.context import Context, Message
 from detector.errors import DetectorError
@@ -184,6 +185,12 @@ class RunningProxy:
             while sum(outcome.endswith("!") for outcome in self.outcomes()) < count:
                 await anyio.sleep(0.02)
         return await self.records()
+
+    async def request(self, method: str, path: str) -> Reply:
+        """A request without a body; the path goes out as it is."""
+        target = URL(self.url + path, encoded=True)
+        async with aiohttp.ClientSession() as session, session.request(method, target) as response:
+            return await _reply(response)
 
     async def get(self, path: str, **options: Any) -> Reply:
         async with aiohttp.ClientSession() as session, session.get(self.url + path, **options) as response:

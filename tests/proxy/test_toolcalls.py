@@ -1,6 +1,7 @@
 """Tool-call markup of a raw leg becomes tool calls, or nothing: never text."""
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -16,14 +17,10 @@ CALL = '<tool_call>\n{"name": "look_up", "arguments": {"q": "a } b", "n": {"x": 
 def read(text: str, cuts: list[int]) -> tuple[str, Delta]:
     reader = ToolCallReader()
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    shown = "".join(
-        piece.text
-        for a, b in zip(edges, edges[1:], strict=False)
-        for piece in reader.filter([Piece("answer", text[a:b])])
-    )
+    shown = "".join(piece.text for a, b in pairwise(edges) for piece in reader.filter([Piece("answer", text[a:b])]))
     last = Delta(None, finish_reason="stop")
     reader.finish(last)
-    return shown + last.text, last
+    return shown + "".join(piece.text for piece in last.pieces if not piece.is_call), last
 
 
 @given(st.lists(st.integers(0, 200), max_size=6))
