@@ -12,28 +12,23 @@ that no foreign page can read the log through a rebound name. Only the demo has 
 """
 
 import ipaddress
-import json
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.chat import StreamWriter, run_until_client_leaves
 from proxy.demo.evidence import evidence_of
 from proxy.demo.examples import MAX_TOKENS, TEMPERATURE, Example
+from proxy.demo.unsteered import unsteered
 from proxy.errors import RequestError, UpstreamError
 from proxy.log import LogReader
 from proxy.log.errors import LogError
-from proxy.responses import send_error, send_json
+from proxy.responses import send_error
 from proxy.upstream import UpstreamClient
-
-logger = logging.getLogger("steer.demo")
 
 _STATIC = Path(__file__).with_name("static")
 _SECURITY_HEADERS = (
@@ -47,8 +42,6 @@ _SECURITY_HEADERS = (
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-# A playground prompt is a few hundred bytes; the bound keeps a stray upload out of memory.
-_MAX_BODY_BYTES = 1 << 20
 
 
 class DemoApp:
@@ -99,7 +92,7 @@ class DemoApp:
             case "/demo/records":
                 await (await self._records(scope))(scope, receive, send)
             case "/unsteered/v1/chat/completions":
-                await self._unsteered(receive, send)
+                await unsteered(self._engine, receive, send)
             case _:
                 raise RequestError(404, f"no such path: {path}", code="not_found")
 
@@ -113,29 +106,6 @@ class DemoApp:
         except LogError as error:
             raise RequestError(503, f"the intervention log cannot be read: {error}", code="log_unavailable") from error
         return JSONResponse(found, headers={"cache-control": "no-store"})
-
-    async def _unsteered(self, receive: Receive, send: Send) -> None:
-        body = await _read_json(receive)
-        body.pop("steer", None)
-        if not body.get("stream"):
-            await send_json(send, 200, await self._engine.post("/v1/chat/completions", body))
-            return
-        stream = await self._engine.stream("/v1/chat/completions", body)
-        writer = StreamWriter(
-            send, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        )
-
-        async def forward() -> None:
-            async with stream:
-                try:
-                    async for payloads in stream:
-                        for payload in payloads:
-                            await writer.event(payload)
-                except UpstreamError as error:
-                    await writer.event(json.dumps(error.to_openai()).encode())
-                await writer.end()
-
-        await run_until_client_leaves(receive, forward)
 
     async def _open_log(self) -> LogReader:
         async with self._opening:
@@ -186,21 +156,3 @@ async def _send_guarded(send: Send, message: Message) -> None:
     if message["type"] == "http.response.start":
         message = {**message, "headers": [*message.get("headers", []), *_SECURITY_HEADERS]}
     await send(message)
-
-
-async def _read_json(receive: Receive) -> dict[str, Any]:
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if message["type"] == "http.disconnect" or len(body) > _MAX_BODY_BYTES:
-            raise RequestError(413, f"the request body is larger than {_MAX_BODY_BYTES} bytes", code="too_large")
-        if not message.get("more_body", False):
-            break
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
-    if not isinstance(parsed, dict):
-        raise RequestError(400, "the request body must be a JSON object", code="invalid_json")
-    return parsed

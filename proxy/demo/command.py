@@ -3,7 +3,6 @@
 import logging
 import os
 import sys
-import time
 from collections.abc import Awaitable, Callable
 
 import anyio
@@ -24,14 +23,13 @@ _TERMINAL_KINDS = ("harmful", "look_alike")
 
 def run_demo(*, host: str, port: int, in_terminal: bool, opens_browser: bool | None, example: int | None) -> None:
     """Until interrupted, or in the terminal until its examples have played. Raises DemoError, ConfigError."""
-    started = time.monotonic()
     _quiet_logs()
     chosen = None if example is None else pick(load_examples(), example)
     console = Console(highlight=False)
 
     async def in_browser() -> None:
         def announce(demo: Demo) -> None:
-            _announce(console, demo, time.monotonic() - started, chosen)
+            _announce(console, demo, chosen)
 
         opens = _has_display() if opens_browser is None else opens_browser
         await serve_demo(_load_engine(), host, port, announce=announce, page=_page(chosen), opens_browser=opens)
@@ -81,10 +79,10 @@ def _has_display() -> bool:
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _announce(console: Console, demo: Demo, seconds: float, chosen: Example | None) -> None:
+def _announce(console: Console, demo: Demo, chosen: Example | None) -> None:
     page = demo.url + _page(chosen)
     lines = [
-        Text.assemble("\nThe demo is ready: ", (page, "bold cyan"), (f"   (after {seconds:.1f} s)", "dim")),
+        Text.assemble("\nThe demo is ready: ", (page, "bold cyan")),
         Text(TOY_NOTICE, "yellow"),
         Text("\nThe proxy speaks the OpenAI protocol on the same port:"),
         Text(f'  client = openai.OpenAI(base_url="{demo.url}/v1", api_key="unused")   # model="{demo.model}"', "dim"),

@@ -4,18 +4,20 @@ Read from the log like any other reader would, so what is shown is what was kept
 short; the offline job completes it from the recorded model, which the view says by `is_rejected_complete`.
 """
 
-from contextlib import aclosing
 from typing import Any
 
 from proxy.log import Filters, LogReader
 from steer.record import InterventionRecord
 from steer.segmenter import segment
 
+# More than the policy's largest budget of interventions per request.
+_MAX_INTERVENTIONS = 64
+
 
 async def evidence_of(log: LogReader, request_id: str) -> dict[str, Any]:
     """`{"interventions": [{"record": …, "pair": …}, …]}` of one request, oldest first. Raises LogError."""
-    async with aclosing(log.export(Filters(request_id=request_id))) as records:
-        found = [record async for record in records]
+    page = await log.list(Filters(request_id=request_id), limit=_MAX_INTERVENTIONS)
+    found = [await log.get(item.id) for item in page.items]
     found.sort(key=lambda record: (record.choice, record.attempt))
     return {"interventions": [{"record": record_view(record), "pair": pair_view(record)} for record in found]}
 

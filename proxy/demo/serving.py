@@ -12,11 +12,19 @@ from proxy.demo.errors import DemoError
 
 # Streams that still run when the demo is stopped get this long; nobody waits for a toy.
 _GRACEFUL_SHUTDOWN_S = 1
-_POLL_S = 0.01
 
 
 class _Server(uvicorn.Server):
-    """Two of these share a process: the signals belong to whoever started them."""
+    """Two share a process, so signals are left to whoever started them. `settled`: it is up, or never will be."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.settled = anyio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As ever, and then says so."""
+        await super().startup(sockets)
+        self.settled.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,13 +51,13 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
         try:
             await server.serve([listener])
         finally:
+            server.settled.set()
             stopped.set()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(serve)
         try:
-            while not server.started and not stopped.is_set():
-                await anyio.sleep(_POLL_S)
+            await server.settled.wait()
             if not server.started:
                 raise DemoError("a part of the demo could not start")
             yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

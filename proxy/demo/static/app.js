@@ -144,7 +144,7 @@ function showEvidence({ interventions, error }) {
   empty.textContent = error ?? "No cue was found in this run, so nothing was cut and nothing recorded.";
   showInterventions(byId("interventions"), interventions);
   const gaps = interventions.map(({ record }) => record.halt_to_resume_ms).filter((gap) => gap !== null);
-  if (gaps.length) panes.steered.counter("gap", gaps.map((gap) => `${Math.round(gap)} ms`).join(", "));
+  if (gaps.length) panes.steered.counter("gap", `${gaps.map((gap) => Math.round(gap)).join(", ")} ms`);
   announce(
     interventions.length
       ? `Done. ${interventions.length} interventions were recorded; record and pair are below.`

@@ -1,8 +1,15 @@
 // Shows the record of each intervention and the preference pair that it becomes.
 
-import { element, markPlaceholders } from "/static/pane.js";
+import { element, inline, markPlaceholders } from "/static/pane.js";
 
 const ms = (value) => (value === null || value === undefined ? "–" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`);
+
+// Outcomes after which there is no good chosen side.
+const NOTES = {
+  halted_again: "Here the resumed reasoning held another cue: it was halted again, and the next intervention follows.",
+  refused: "Nothing was spliced: the budget of interventions was spent, so the request was refused.",
+  client_left: "The client left before the resumed reasoning ended.",
+};
 
 export function showInterventions(root, interventions) {
   root.replaceChildren(
@@ -54,17 +61,20 @@ function pairView(record, pair) {
   const fork = element("p", "fork", `the two sides part here${index}`);
 
   const sides = element("div", "sides");
-  sides.append(chosenSide(pair), rejectedSide(record, pair));
+  sides.append(chosenSide(record, pair), rejectedSide(record, pair));
   made.append(prefix, fork, sides);
   return made;
 }
 
-function chosenSide(pair) {
+function chosenSide(record, pair) {
   const side = element("section", "side chosen");
   side.append(element("h4", "", "Chosen"));
   const words = element("p", "words");
-  words.append(element("mark", "trigger", pair.chosen.trigger.trim()), document.createTextNode(pair.chosen.continuation.trimEnd()));
+  if (pair.chosen.trigger) words.append(element("mark", "trigger", pair.chosen.trigger.trim()));
+  words.append(document.createTextNode(pair.chosen.continuation.trimEnd()));
   side.append(words);
+  const note = NOTES[record.outcome];
+  if (note) side.append(element("p", "aside", note));
   if (pair.chosen.answer.trim()) {
     side.append(element("p", "role", "answer"), element("p", "words answer", pair.chosen.answer.trim()));
   }
@@ -77,8 +87,8 @@ function rejectedSide(record, pair) {
   const words = element("p", "words");
   const cue = pair.rejected.slice(0, record.cue_chars);
   const rest = pair.rejected.slice(record.cue_chars);
-  words.append(element("del", "rejected", cue.trim()));
-  if (rest.trim()) words.append(document.createTextNode(" "), element("del", "rejected after", rest.trim()));
+  words.append(element("del", "rejected", inline(cue)));
+  if (rest.trim()) words.append(document.createTextNode(" "), element("del", "rejected after", inline(rest)));
   side.append(words);
   if (!pair.is_rejected_complete) {
     side.append(element("p", "aside", "Cut short by the halt. The bake completes it offline from the same model; nobody is shown it."));

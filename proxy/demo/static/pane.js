@@ -11,6 +11,9 @@ export function element(tag, className, text) {
   return made;
 }
 
+// Text for inside a line: struck-out line breaks would be stripes of nothing.
+export const inline = (text) => text.replace(/\s+/g, " ").trim();
+
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Pane {
@@ -27,7 +30,7 @@ export class Pane {
     this.run += 1;
     this.rate = charsPerSecond;
     this.queue = [];
-    this.isOver = false;
+    this.isOver = this.failed = this.isRefused = false;
     this.blocks = {};
     this.interventions = 0;
     this.shownText = "";
@@ -95,7 +98,8 @@ export class Pane {
     } else if (item.kind === "intervention") {
       await this.intervene(item, run);
     } else if (item.kind === "refusal") {
-      this.state("refused", "refused");
+      this.isRefused = true;
+      this.state("halted", "refused");
       this.announce("The budget of interventions is spent: the request is refused.");
     } else {
       this.failed = true;
@@ -111,7 +115,7 @@ export class Pane {
     paragraph.append(cut);
     if (told.rejected) {
       this.state("halted", "compliance cue");
-      await this.type(cut, told.rejected.trim(), run);
+      await this.type(cut, inline(told.rejected), run);
       if (this.rate) await pause(HALT_PAUSE_MS);
       if (run !== this.run) return;
     }
@@ -158,7 +162,6 @@ export class Pane {
       }
       node.data = whole.slice(0, shown);
     }
-    this.stream.scrollTop = this.stream.scrollHeight;
   }
 
   finish() {
@@ -168,9 +171,11 @@ export class Pane {
     this.counter("interventions", String(this.interventions));
     this.root.setAttribute("aria-busy", "false");
     this.root.querySelector('[data-counter="placeholders"]').dataset.bad = String(count > 0);
-    if (this.failed) this.failed = false;
-    else if (this.interventions) this.state("done", this.interventions === 1 ? "corrected once" : `corrected ${this.interventions} times`);
-    else this.state("done", "done");
+    if (this.failed) return;
+    if (count) this.state("harmful", "harmful content shown");
+    else if (this.isRefused) this.state("safe", "refused");
+    else if (this.interventions) this.state("safe", this.interventions === 1 ? "corrected once" : `corrected ${this.interventions} times`);
+    else this.state("safe", "nothing harmful shown");
   }
 }
 
