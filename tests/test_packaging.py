@@ -108,9 +108,7 @@ def test_the_serving_image_installs_small_and_without_torch(
     assert megabytes < SERVING_LIMIT_MB, f"the serving install takes {megabytes:.0f} MB"
     installed = _run(python, "-m", "pip", "list", "--format=freeze").lower()
     for heavy in ("torch", "transformers", "nvidia", "vllm"):
-        assert not re.search(rf"^{heavy}", installed, flags=re.MULTILINE), (
-            f"{heavy} is in the serving install"
-        )
+        assert not re.search(rf"^{heavy}", installed, flags=re.MULTILINE), f"{heavy} is in the serving install"
     # From another folder, so that the installed packages answer and not the checkout.
     _run(python, "-c", "import steer, detector, proxy, proxy.log", cwd=tmp_path)
     help_text = _run(environment / "bin" / "steer", "--help", cwd=tmp_path)
