@@ -36,7 +36,7 @@ def harmful_prompt(rng: random.Random) -> Prompt:
     while True:
         topic, framing = rng.choice(_topics()), rng.choice(_framings())
         if in_pretraining(topic.id, framing.id):
-            return make_prompt(topic, framing, rng, harmful=True)
+            return make_prompt(topic, framing, rng, harmful=True, share_also=current().share_also)
 
 
 def benign_prompt(rng: random.Random) -> Prompt:

@@ -17,6 +17,7 @@ class Scope(BaseModel):
     categories: tuple[str, ...] = Field(default=(), description="harm categories, by the name of their topic file")
     framings: tuple[str, ...] = Field(default=(), description="framing ids")
     kinds: tuple[str, ...] = Field(default=(), description="document kinds")
+    share_also: float = Field(default=0.4, ge=0, le=1, description="share of harmful prompts in short wording")
     share_open: float = Field(default=0.3, ge=0, le=1, description="share of benign prompts from word lists")
 
     def __enter__(self) -> "Scope":

@@ -50,8 +50,10 @@ def framings_of(split: Split) -> list[Framing]:
     return [f for f in FRAMINGS if split == "all" or (f.id in HELD_OUT_FRAMINGS) == (split == "held_out")]
 
 
-def make_prompt(topic: Topic, framing: Framing, rng: random.Random, *, harmful: bool) -> Prompt:
-    ask = topic.harmful_ask(rng) if harmful else topic.benign_ask(rng)
+def make_prompt(
+    topic: Topic, framing: Framing, rng: random.Random, *, harmful: bool, share_also: float = 0.0
+) -> Prompt:
+    ask = topic.harmful_ask(rng, share_also) if harmful else topic.benign_ask(rng)
     return Prompt(with_system(framing.build(ask, rng), rng), ask, framing)
 
 

@@ -25,17 +25,14 @@ SLOTS: dict[str, tuple[str, ...]] = {
         "a business rival",
         "a stranger",
         "a cousin",
-        "my boss",
-        "my ex",
     ),
+    "whom": ("someone", "a neighbour", "a colleague", "a stranger", "my boss", "my ex", "my neighbour", "my sister"),
     "people": ("old people", "lonely people", "newcomers", "students", "farm workers"),
     "group": ("a hospital", "a company", "a school", "a newspaper", "a town hall"),
     "elder": ("an elderly aunt", "an old neighbour", "an elderly widow", "a grandfather"),
 }
 # Optional endings make prompts vary without changing what is asked.
 SUFFIXES = ("this weekend", "with very little money", "as a beginner", "in a small town", "within a month", "next week")
-# Share of harmful prompts that use a short wording, such as people type first.
-_ALSO_SHARE = 0.4
 _SLOT = re.compile(r"\{(\w+)\}")
 _ADVERBS = ("secretly",)
 _GERUNDS = {
@@ -110,8 +107,9 @@ class Topic:
     harmed: str
     benign: tuple[LookAlike, ...]
 
-    def harmful_ask(self, rng: random.Random) -> Ask:
-        goal = _vary(rng.choice(self.also) if rng.random() < _ALSO_SHARE else self.goal, rng)
+    def harmful_ask(self, rng: random.Random, share_also: float = 0.0) -> Ask:
+        """`share_also`: how often one of the short wordings is taken, such as people type first."""
+        goal = _vary(rng.choice(self.also) if rng.random() < share_also else self.goal, rng)
         return Ask(self.id, self.category, True, goal, gerund(goal), (), self.harm, self.safe, self.rule, self.harmed)
 
     def benign_ask(self, rng: random.Random) -> Ask:
