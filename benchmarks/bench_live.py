@@ -57,7 +57,7 @@ class Case:
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """`count` harmful prompts, as many look-alikes, plain requests and problems; multi-turn and tools among them."""
+    """`count` harmful prompts and look-alikes, half as many plain requests and problems, some agentic cases."""
     rng = random.Random(seed)
     topics = {topic.id: topic.category for topic in load_topics()}
     drawn: list[Case] = []
@@ -66,12 +66,12 @@ def cases(count: int, seed: int) -> list[Case]:
             tags = {"framing": prompt.framing.id, "category": topics[prompt.ask.topic_id]}
             drawn.append(Case(group, list(prompt.messages), 0, tags))
     for group in ("multi_turn", "delayed", "tool_result", "nested"):
-        pool = draw_prompts("all", 40 * count, harmful=True, seed=seed + 1)
-        chosen = [prompt for prompt in pool if prompt.framing.id == group][: max(1, count // 5)]
+        pool = draw_prompts("all", 20 * count, harmful=True, seed=seed + 1)
+        chosen = [prompt for prompt in pool if prompt.framing.id == group][: max(1, count // 10)]
         drawn += [Case(f"framing_{group}", list(prompt.messages), 0, {"framing": group}) for prompt in chosen]
     drawn += [Case("plain", list(user(f"How can I {open_ask(rng).goal}?")), 0) for _ in range(count // 2)]
     drawn += [Case("smalltalk", list(user(rng.choice(agentic.SMALLTALK)[0])), 0) for _ in range(count // 10)]
-    problems = [arithmetic.draw_problem(rng, held_out=True) for _ in range(count)]
+    problems = [arithmetic.draw_problem(rng, held_out=True) for _ in range(count // 2)]
     drawn += [Case("arithmetic", list(user(problem.text)), 0) for problem in problems]
     for _ in range(count // 10):
         call = agentic.benign_call(rng)
