@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from detector.context import Message
 from proxy.bodies import BodyCollector, merged_usage
 from proxy.capabilities import Capabilities, Prober
-from proxy.errors import UpstreamError
+from proxy.errors import UpstreamError, openai_error
 from proxy.frames import ChatReader, ChunkWriter, Relabel
 from proxy.guard import ChatRequest
 from proxy.journal import Log
@@ -215,6 +215,11 @@ class StreamWriter:
         self._lock = anyio.Lock()
         self._has_started = False
 
+    @property
+    def has_started(self) -> bool:
+        """Whether the client has been sent anything."""
+        return self._has_started
+
     async def event(self, payload: bytes) -> None:
         """Send one event."""
         async with self._lock:
@@ -234,17 +239,17 @@ class StreamWriter:
 
 
 async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
-    """Serve a streamed request whose body has been checked. Raises UpstreamError before the first byte only."""
+    """Serve a streamed request whose body has been checked. Raises before the first byte only."""
+    headers = [
+        (b"content-type", b"text/event-stream; charset=utf-8"),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-request-id", exchange.request_id.encode()),
+    ]
+    writer = StreamWriter(send, headers)
 
     async def work(answered: Answered) -> None:
         legs = await open_legs(exchange)
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-            (b"x-accel-buffering", b"no"),
-            (b"x-request-id", exchange.request_id.encode()),
-        ]
-        writer = StreamWriter(send, headers)
         sessions = [exchange.session(choice, leg, writer.event) for choice, leg in enumerate(legs)]
         async with anyio.create_task_group() as tasks:
             for session in sessions:
@@ -254,7 +259,15 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
             answered.is_complete = True
             await _end_stream(exchange, sessions, writer)
 
-    await _unwrapped(partial(run_until_client_leaves, receive, work))
+    try:
+        await _unwrapped(partial(run_until_client_leaves, receive, work))
+    except Exception:
+        if not writer.has_started:
+            raise
+        logger.exception("request %s failed", exchange.request_id)
+        error = openai_error(500, "the proxy failed to finish this stream; its log says why", code="internal_error")
+        await writer.event(json.dumps(error).encode())
+        await writer.end()
 
 
 async def _end_stream(exchange: Exchange, sessions: list[Session], writer: StreamWriter) -> None:

@@ -65,7 +65,7 @@ class Relabel:
         if (choice := only_choice(chunk)) is not None:
             check_index(choice)
             choice["index"] = index
-        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 @dataclass(slots=True)
@@ -430,4 +430,4 @@ class ChunkWriter:
         }
         if extension is not None:
             chunk["steer"] = extension
-        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -9,14 +9,15 @@ import logging
 import os
 import socket
 
+import anyio
 import uvicorn
+from starlette.types import ASGIApp
 
-from proxy.app import create_app
+from detector.errors import ArtifactError
+from proxy.app import create_app, open_services
 from proxy.errors import ConfigError
-from proxy.settings import Settings, load_settings
-
-# Workers are fresh processes: they read the parent's resolved settings from this variable.
-_SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
+from proxy.log.errors import LogError
+from proxy.settings import SETTINGS_VARIABLE, Settings, dump_settings, restore_settings
 
 # A stopping server gives running streams this long; then their records are completed as interrupted.
 GRACEFUL_SHUTDOWN_S = 20
@@ -72,7 +73,8 @@ def run(settings: Settings) -> None:
         if not server.started:
             raise ConfigError("the proxy could not start; the messages above say why")
         return
-    os.environ[_SETTINGS_VARIABLE] = settings.model_dump_json()
+    anyio.run(check_services, settings)  # else workers would fail, and be started again, for ever
+    os.environ[SETTINGS_VARIABLE] = dump_settings(settings)
     from uvicorn.supervisors import Multiprocess  # noqa: PLC0415 - only here, it pulls in multiprocessing
 
     config = uvicorn.Config(
@@ -84,10 +86,17 @@ def run(settings: Settings) -> None:
     Multiprocess(config, sockets=[listener]).run()
 
 
-def worker_app():  # type: ignore[no-untyped-def]  # noqa: ANN201 - uvicorn's factory contract
-    """The application of one worker process."""
-    import json  # noqa: PLC0415 - worker processes only
+async def check_services(settings: Settings) -> None:
+    """Open and close everything that a worker needs. Raises ConfigError for what can't be used."""
+    try:
+        async with open_services(settings):
+            pass
+    except (ArtifactError, LogError) as error:
+        raise ConfigError(str(error)) from error
 
-    resolved = json.loads(os.environ[_SETTINGS_VARIABLE])
-    logging.basicConfig(level=resolved["log_level"].upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    return create_app(load_settings(None, None).model_validate(resolved))
+
+def worker_app() -> ASGIApp:
+    """The application of one worker process; uvicorn calls it there."""
+    settings = restore_settings(os.environ[SETTINGS_VARIABLE])
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    return create_app(settings)

@@ -249,6 +249,9 @@ class Session:
                         await self._room.wait()
             except UpstreamError as broken:
                 error = broken
+            except Exception:  # whatever an engine may send, the client gets a valid end
+                logger.exception("request %s: the upstream's stream could not be read", self.transcript.request_id)
+                error = UpstreamError("the upstream sent something that the proxy cannot read")
             finally:
                 leg.close()
             await self._send.send(_LegEnd(number, error))

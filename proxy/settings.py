@@ -4,7 +4,10 @@ Nested settings are sections in TOML and double underscores in the environment (
 is an error, so that a misspelt safety setting can't be ignored.
 """
 
+import json
+import os
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,6 +18,10 @@ from proxy.errors import ConfigError
 from steer.policy import DEFAULT_REFUSAL, Mode, OnFailure, Scope
 from steer.segmenter import DEFAULT_MAX_SEGMENT_CHARS
 from steer.triggers import Trigger
+
+
+# Workers are fresh processes: they read the parent's resolved settings from this variable.
+SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
 
 
 class _Section(BaseModel):
@@ -125,6 +132,7 @@ def load_settings(path: Path | None, overrides: dict[str, dict[str, Any]] | None
 
     Raises ConfigError naming the file, the setting and what is wrong with it.
     """
+    _check_environment(os.environ)
     from_file: dict[str, Any] = {}
     if path is not None:
         try:
@@ -145,3 +153,37 @@ def load_settings(path: Path | None, overrides: dict[str, dict[str, Any]] | None
         where = str(path) if path is not None else "settings"
         lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
         raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+
+
+def dump_settings(settings: Settings) -> str:
+    """Everything, keys in the clear: for the environment of worker processes only."""
+    values = settings.model_dump(mode="json")
+    if settings.upstream.api_key is not None:
+        values["upstream"]["api_key"] = settings.upstream.api_key.get_secret_value()
+    return json.dumps(values)
+
+
+def restore_settings(dumped: str) -> Settings:
+    """The settings of `dump_settings`, as they were resolved: neither file nor environment is asked again."""
+    values = json.loads(dumped)
+    sections = {
+        name: type(field.default).model_validate(values[name])
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.default, _Section)
+    }
+    return Settings.model_construct(**{**values, **sections})
+
+
+def _check_environment(names: Iterable[str]) -> None:
+    """Raises ConfigError for a variable that is spelt like a setting of a section that there is not.
+
+    Names without a double underscore are left alone: others set such, container orchestrators for one.
+    """
+    known = {f"STEER_{name.upper()}" for name in Settings.model_fields}
+    for name in names:
+        section, separator, _ = name.upper().partition("__")
+        if section.startswith("STEER_") and separator and section not in known:
+            raise ConfigError(
+                f"the environment variable {name} is no setting: sections are {', '.join(sorted(known))}, and a "
+                "setting is named like STEER_POLICY__MODE"
+            )
