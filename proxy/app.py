@@ -8,7 +8,7 @@ import json
 import logging
 import secrets
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -226,13 +226,23 @@ def make_limits(settings: Settings) -> Limits:
     return Limits(max_n=limits.max_n, max_tokens=limits.max_tokens, extra_fields=frozenset(limits.extra_fields))
 
 
-def create_app(settings: Settings, scorer: Scorer | None = None) -> ASGIApp:
-    """The application; its services live as long as its lifespan. `scorer` replaces the shipped detector."""
+def create_app(
+    settings: Settings, scorer: Scorer | None = None, on_failed_start: Callable[[Exception], None] | None = None
+) -> ASGIApp:
+    """The application; its services live as long as its lifespan.
+
+    `scorer` replaces the shipped detector; `on_failed_start` is told why the services could not be opened.
+    """
     proxy: list[Proxy] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(settings, scorer, proxy, receive, send)
+            try:
+                await _lifespan(settings, scorer, proxy, receive, send)
+            except Exception as error:
+                if on_failed_start is not None and not proxy:
+                    on_failed_start(error)
+                raise
         elif scope["type"] == "http":
             if proxy:
                 await proxy[0](scope, receive, send)

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import os
 import socket
+from typing import Any
 
 import anyio
 import uvicorn
@@ -59,7 +60,7 @@ def run(settings: Settings) -> None:
     listener = bind(settings.server.host, settings.server.port)
     host, port = listener.getsockname()[:2]
     logging.getLogger("steer.proxy").info("serving http://%s:%d/v1 for %s", host, port, settings.upstream.url)
-    options = {
+    options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,  # request lines are the operator's load balancer's business; ours must stay free of text
         "lifespan": "on",
@@ -68,10 +69,7 @@ def run(settings: Settings) -> None:
         "date_header": True,
     }
     if settings.server.workers == 1:
-        server = uvicorn.Server(uvicorn.Config(create_app(settings), **options))  # type: ignore[arg-type]
-        server.run(sockets=[listener])
-        if not server.started:
-            raise ConfigError("the proxy could not start; the messages above say why")
+        _run_here(settings, listener, options)
         return
     anyio.run(check_services, settings)  # else workers would fail, and be started again, for ever
     os.environ[SETTINGS_VARIABLE] = dump_settings(settings)
@@ -81,9 +79,23 @@ def run(settings: Settings) -> None:
         "proxy.server:worker_app",
         factory=True,
         workers=settings.server.workers,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     Multiprocess(config, sockets=[listener]).run()
+
+
+def _run_here(settings: Settings, listener: socket.socket, options: dict[str, Any]) -> None:
+    failures: list[Exception] = []
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, on_failed_start=failures.append), **options))
+    try:
+        server.run(sockets=[listener])
+    except SystemExit:
+        if server.started:
+            raise
+    if failures and isinstance(failures[0], ConfigError | ArtifactError | LogError):
+        raise ConfigError(str(failures[0])) from failures[0]
+    if not server.started:
+        raise ConfigError("the proxy could not start; the messages above say why")
 
 
 async def check_services(settings: Settings) -> None:

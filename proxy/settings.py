@@ -19,7 +19,6 @@ from steer.policy import DEFAULT_REFUSAL, Mode, OnFailure, Scope
 from steer.segmenter import DEFAULT_MAX_SEGMENT_CHARS
 from steer.triggers import Trigger
 
-
 # Workers are fresh processes: they read the parent's resolved settings from this variable.
 SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
 
@@ -146,13 +145,19 @@ def load_settings(path: Path | None, overrides: dict[str, dict[str, Any]] | None
         for section, values in (overrides or {}).items():
             if values:
                 current = getattr(settings, section)
-                merged = type(current).model_validate(current.model_dump() | values)
+                try:
+                    merged = type(current).model_validate(current.model_dump() | values)
+                except ValidationError as error:
+                    raise _config_error("command line", error, section) from error
                 settings = settings.model_copy(update={section: merged})
         return settings
     except ValidationError as error:
-        where = str(path) if path is not None else "settings"
-        lines = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+        raise _config_error("settings" if path is None else str(path), error) from error
+
+
+def _config_error(where: str, error: ValidationError, *section: str) -> ConfigError:
+    lines = [f"{'.'.join(str(part) for part in (*section, *item['loc']))}: {item['msg']}" for item in error.errors()]
+    return ConfigError(f"{where}: " + "; ".join(lines))
 
 
 def dump_settings(settings: Settings) -> str:
