@@ -3,7 +3,7 @@
 Reads run in worker threads, beside the writing thread: neither waits for the other (WAL, MVCC).
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -89,7 +89,7 @@ class LogReader:
         """Counts by kind. Raises LogError."""
         return await self._read(lambda connection: _stats(connection, filters))
 
-    async def export(self, filters: Filters = Filters()) -> AsyncIterator[InterventionRecord]:  # noqa: B008 - frozen
+    async def export(self, filters: Filters = Filters()) -> AsyncGenerator[InterventionRecord, None]:  # noqa: B008 - frozen
         """Every record that fits, oldest first, in bounded memory; close it early with `contextlib.aclosing`.
 
         Each chunk is a transaction of its own: an export of hours holds nothing back. Raises LogError.
