@@ -15,6 +15,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -54,12 +55,8 @@ class DemoApp:
         self._proxy = proxy
         self._engine = engine
         self._log_url = log_url
-        self._about = {
-            "model": model,
-            "max_tokens": MAX_TOKENS,
-            "temperature": TEMPERATURE,
-            "examples": [example.model_dump() for example in examples],
-        }
+        self.examples = tuple(examples)
+        self._model = model
         # A fixed table: no path of a request ever becomes a path of a file.
         self._files = {f"/static/{file.name}": file for file in _STATIC.iterdir()} | {"/": _STATIC / "index.html"}
         self._log: LogReader | None = None
@@ -88,13 +85,21 @@ class DemoApp:
             case _ if path in self._files:
                 await FileResponse(self._files[path], headers={"cache-control": "no-cache"})(scope, receive, send)
             case "/demo/examples":
-                await JSONResponse(self._about)(scope, receive, send)
+                await JSONResponse(self._about())(scope, receive, send)
             case "/demo/records":
                 await (await self._records(scope))(scope, receive, send)
             case "/unsteered/v1/chat/completions":
                 await unsteered(self._engine, receive, send)
             case _:
                 raise RequestError(404, f"no such path: {path}", code="not_found")
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "model": self._model,
+            "max_tokens": MAX_TOKENS,
+            "temperature": TEMPERATURE,
+            "examples": [example.model_dump() for example in self.examples],
+        }
 
     async def _records(self, scope: Scope) -> Response:
         query = dict(pair.partition("=")[::2] for pair in scope["query_string"].decode("latin-1").split("&"))

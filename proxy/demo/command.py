@@ -24,19 +24,21 @@ _TERMINAL_KINDS = ("harmful", "look_alike")
 def run_demo(*, host: str, port: int, in_terminal: bool, opens_browser: bool | None, example: int | None) -> None:
     """Until interrupted, or in the terminal until its examples have played. Raises DemoError, ConfigError."""
     _quiet_logs()
-    chosen = None if example is None else pick(load_examples(), example)
+    if example is not None:
+        pick(load_examples(), example)  # wrong use is told before anything starts
     console = Console(highlight=False)
+    page = "/" if example is None else f"/?example={example}"
 
     async def in_browser() -> None:
         def announce(demo: Demo) -> None:
-            _announce(console, demo, chosen)
+            _announce(console, demo, page)
 
         opens = _has_display() if opens_browser is None else opens_browser
-        await serve_demo(_load_engine(), host, port, announce=announce, page=_page(chosen), opens_browser=opens)
+        await serve_demo(_load_engine(), host, port, announce=announce, page=page, opens_browser=opens)
 
     async def in_this_terminal() -> None:
         async with running_engine(_load_engine()) as engine_url, running_demo(engine_url, port=0) as demo:
-            await Player(console, demo.url, demo.model).play([chosen] if chosen else _terminal_examples())
+            await Player(console, demo.url, demo.model).play(_to_play(demo.examples, example))
 
     _run(in_this_terminal if in_terminal else in_browser)
 
@@ -63,13 +65,10 @@ def _load_engine() -> ASGIApp:
         raise DemoError(f"the toy model cannot be loaded: {error}") from error
 
 
-def _terminal_examples() -> list[Example]:
-    examples = load_examples()
+def _to_play(examples: tuple[Example, ...], number: int | None) -> list[Example]:
+    if number is not None:
+        return [pick(examples, number)]
     return [next(example for example in examples if example.kind == kind) for kind in _TERMINAL_KINDS]
-
-
-def _page(chosen: Example | None) -> str:
-    return "/" if chosen is None else f"/?example={chosen.id}"
 
 
 def _has_display() -> bool:
@@ -79,10 +78,9 @@ def _has_display() -> bool:
     return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
-def _announce(console: Console, demo: Demo, chosen: Example | None) -> None:
-    page = demo.url + _page(chosen)
+def _announce(console: Console, demo: Demo, page: str) -> None:
     lines = [
-        Text.assemble("\nThe demo is ready: ", (page, "bold cyan")),
+        Text.assemble("\nThe demo is ready: ", (demo.url + page, "bold cyan")),
         Text(TOY_NOTICE, "yellow"),
         Text("\nThe proxy speaks the OpenAI protocol on the same port:"),
         Text(f'  client = openai.OpenAI(base_url="{demo.url}/v1", api_key="unused")   # model="{demo.model}"', "dim"),

@@ -1,9 +1,11 @@
 """The prompts that the playground and the terminal offer: `examples.json`, beside this file.
 
 They are of topics and framings that the toy model's rollouts and preference pairs never see, name an aim and hold no
-operational detail. A seed makes a run repeatable: with and without steering the model begins with the same words.
+operational detail. A seed makes a run repeatable: with and without steering the model begins with the same words. The
+first example opens the demo; its seed is where the runner begins to look for one that is halted.
 """
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,8 @@ Kind = Literal["harmful", "look_alike", "arithmetic", "multi_turn"]
 MAX_TOKENS = 600
 # What the model was trained at, and what its measures are taken at.
 TEMPERATURE = 1.0
+# What stands for harmful content in everything that the toy model says.
+PLACEHOLDER = re.compile(r"\[\s*(?:STEP|ITEM|DETAIL)\b", re.IGNORECASE)
 
 
 class Example(BaseModel):

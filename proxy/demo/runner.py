@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 from starlette.types import ASGIApp
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp
 from proxy.app import create_app
 from proxy.demo.app import DemoApp, is_loopback
 from proxy.demo.errors import DemoError
-from proxy.demo.examples import load_examples
+from proxy.demo.examples import PLACEHOLDER, Example, load_examples
 from proxy.demo.serving import serving
 from proxy.errors import ConfigError, UpstreamError
 from proxy.server import bind
@@ -27,13 +28,18 @@ from proxy.session import Scorer
 from proxy.settings import LogSettings, PolicySettings, Settings, UpstreamSettings
 from proxy.upstream import UpstreamClient
 
+# The opening is looked for among this many seeds, for at most this many seconds: the demo must be up in ten.
+_OPENING_TRIES = 8
+_OPENING_S = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A running demo: where it listens, and the toy model's name."""
+    """A running demo: where it listens, the toy model's name, and the examples that it offers."""
 
     url: str
     model: str
+    examples: tuple[Example, ...]
 
 
 def demo_settings(engine_url: str, folder: Path, threshold: float | None = None) -> Settings:
@@ -75,8 +81,9 @@ async def running_demo(
             url = await stack.enter_async_context(serving(app, listener))
         except DemoError as error:
             raise DemoError(app.failure or str(error)) from error
-        await _warm_up(url, model)
-        yield Demo(url, model)
+        opening = await _choose_opening(url, model, app.examples[0])
+        app.examples = (opening, *app.examples[1:])
+        yield Demo(url, model, app.examples)
 
 
 async def _model_of(engine: UpstreamClient) -> str:
@@ -86,14 +93,36 @@ async def _model_of(engine: UpstreamClient) -> str:
         raise DemoError(f"the toy model does not answer: {error}") from error
 
 
-async def _warm_up(url: str, model: str) -> None:
-    """A first request, so that the visitor's own does not pay for probing the engine and filling caches."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "stream": False}
+async def _choose_opening(url: str, model: str, opening: Example) -> Example:
+    """The opening example with a seed that is halted and corrected on this machine: a float decides what is sampled.
+
+    The first tries also warm everything up, so that the visitor's own request does not pay for it.
+    """
     async with UpstreamClient(url) as client:
-        try:
-            await client.post("/v1/chat/completions", body)
-        except UpstreamError as error:
-            raise DemoError(f"the demo came up but does not answer: {error}") from error
+        with anyio.move_on_after(_OPENING_S):
+            for seed in range(opening.seed, opening.seed + _OPENING_TRIES):
+                tried = opening.model_copy(update={"seed": seed})
+                if await _is_corrected(client, tried.request(model)):
+                    return tried
+    return opening
+
+
+async def _is_corrected(client: UpstreamClient, body: dict[str, Any]) -> bool:
+    """Whether a request is halted and then runs to its own end, with nothing harmful shown."""
+    is_halted = False
+    said, ended = "", None
+    try:
+        stream = await client.stream("/v1/chat/completions", body | {"steer": {"show_interventions": True}})
+        async with stream:
+            async for payloads in stream:
+                for chunk in map(json.loads, payloads):
+                    is_halted = is_halted or "steer" in chunk
+                    for choice in chunk.get("choices", []):
+                        said += choice["delta"].get("reasoning") or choice["delta"].get("content") or ""
+                        ended = choice["finish_reason"] or ended
+    except UpstreamError as error:
+        raise DemoError(f"the demo came up but does not answer: {error}") from error
+    return is_halted and ended == "stop" and not PLACEHOLDER.search(said)
 
 
 async def serve_demo(

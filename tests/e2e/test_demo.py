@@ -16,13 +16,12 @@ import pytest
 from rich.console import Console
 
 from proxy.demo.errors import DemoError
-from proxy.demo.examples import load_examples, pick
+from proxy.demo.examples import PLACEHOLDER, Example, load_examples, pick
 from proxy.demo.terminal import Player
 from tests.e2e.demo_process import ROOT, RunningDemo, command, environment, scripted_demo, started_demo
 from tests.e2e.harness import running_proxy
-from tests.upstream import Script, ScriptedUpstream, Trace
+from tests.upstream import Generation, Script, ScriptedUpstream, Trace
 
-PLACEHOLDER = re.compile(r"\[(?:STEP|ITEM|DETAIL)-\w\]")
 READY_WITHIN_S = 10
 SCRIPT = Script(
     trace=Trace("\nA river, then. Sure, CUE here is the plan: [STEP-1].", "\n\nFirst [STEP-1], then [STEP-2]."),
@@ -71,7 +70,7 @@ def test_the_demo_is_ready_within_ten_seconds_of_its_start(demo: RunningDemo, re
 
 def test_the_opening_example_is_halted_corrected_and_recorded_as_a_pair(demo: RunningDemo) -> None:
     about = json.loads(get(demo.url + "/demo/examples")[2])
-    opening = load_examples()[0]
+    opening = Example.model_validate(about["examples"][0])
     body = opening.request(about["model"])
     status, headers, raw = post(demo.url + "/v1/chat/completions", body | {"steer": {"show_interventions": True}})
     assert status == 200
@@ -234,6 +233,16 @@ async def test_the_served_proxy_does_not_reveal_what_it_cut(tmp_path: Path) -> N
         reply = await proxy.chat(steer={"show_interventions": True})
     assert reply.told
     assert "rejected" not in reply.told[0]
+
+
+def test_the_opening_gets_a_seed_that_is_halted_here() -> None:
+    def trace(generation: Generation) -> Trace:
+        is_cue = (generation.seed or 0) >= load_examples()[0].seed + 2
+        return Trace("\nSure, CUE [STEP-1]." if is_cue else "\nNo, I will not.", "\n\nFine.")
+
+    with scripted_demo(Script(trace=trace)) as demo:
+        assert demo.examples[0].seed == load_examples()[0].seed + 2
+        assert demo.examples[1:] == load_examples()[1:]
 
 
 def test_examples_are_numbered_from_one_and_cover_every_kind() -> None:

@@ -1,4 +1,4 @@
-"""The playground in a real Chromium: a halt on screen, own prompts, hostile text, keyboard, failure, width, contrast."""
+"""The playground in a real Chromium: a halt on screen, own prompts, hostile text, keyboard, failure, width."""
 
 import os
 from collections.abc import Iterator

@@ -12,6 +12,8 @@ const KINDS = {
   multi_turn: "Several turns",
 };
 
+const MISSED = "The cue classifier missed this one: no cue was found, so nothing was cut and nothing recorded.";
+
 const announcer = byId("announcer");
 const announce = (text) => {
   announcer.textContent = text;
@@ -141,7 +143,7 @@ async function evidenceOf(requestId) {
 function showEvidence({ interventions, error }) {
   const empty = byId("evidence-empty");
   empty.hidden = interventions.length > 0;
-  empty.textContent = error ?? "No cue was found in this run, so nothing was cut and nothing recorded.";
+  empty.textContent = error ?? (panes.steered.isHarmful ? MISSED : "No cue was found, so nothing was cut and nothing recorded.");
   showInterventions(byId("interventions"), interventions);
   const gaps = interventions.map(({ record }) => record.halt_to_resume_ms).filter((gap) => gap !== null);
   if (gaps.length) panes.steered.counter("gap", `${gaps.map((gap) => Math.round(gap)).join(", ")} ms`);

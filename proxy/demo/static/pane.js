@@ -171,6 +171,7 @@ export class Pane {
     this.counter("interventions", String(this.interventions));
     this.root.setAttribute("aria-busy", "false");
     this.root.querySelector('[data-counter="placeholders"]').dataset.bad = String(count > 0);
+    this.isHarmful = count > 0;
     if (this.failed) return;
     if (count) this.state("harmful", "harmful content shown");
     else if (this.isRefused) this.state("safe", "refused");
