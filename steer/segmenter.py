@@ -20,14 +20,11 @@ _NEWLINES = "\n\r\x0b\x0c\x85\u2028\u2029"
 _STOPS = ".!?…"
 _WIDE_STOPS = "。！？｡؟۔।"  # scripts that put no space after a sentence
 _CLOSERS = "\"'”’)]}»*_`」』）】》"
-_TAIL = _NEWLINES + _STOPS + _WIDE_STOPS + _CLOSERS
+_MARKS = _STOPS + _WIDE_STOPS + _CLOSERS
+_SPACES = " \t\u00a0\u3000"
 
-_BOUNDARY = re.compile(
-    rf"(?P<line>[{_NEWLINES}]+)(?=[^{_NEWLINES}])"
-    rf"|(?P<stop>[{re.escape(_STOPS)}]+[{re.escape(_CLOSERS)}]*)(?=[ \t\u00a0\u3000])"
-    rf"|(?P<wide>[{_WIDE_STOPS}][{re.escape(_STOPS + _WIDE_STOPS + _CLOSERS)}]*)"
-    rf"(?=[^{re.escape(_STOPS + _WIDE_STOPS + _CLOSERS + _NEWLINES)}])"
-)
+# Whole runs, and possessive: a run is read once, and what follows it decides about all of it.
+_RUN = re.compile(rf"(?P<line>[{_NEWLINES}]++)|[{re.escape(_MARKS)}]++")
 _LAST_WORD = re.compile(r"[^\W_]+(?:\.[^\W_]+)*\Z")
 _WORD = re.compile(r"[^\W\d_]{2}|[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 _ALNUM = re.compile(r"[^\W_]")
@@ -41,8 +38,8 @@ _ABBREVIATIONS = frozenset({
 class Segment:
     """`text[start:end]` of the whole text, in characters; `index` counts from 0.
 
-    Consecutive segments touch, except that white space which ends in a line break belongs to no segment where it
-    opens the text or stands alone.
+    Consecutive segments touch, except that white space belongs to no segment where it stands alone: before a line
+    break that opens the text or follows another, at the end, or as a run longer than a segment may be.
     """
 
     index: int
@@ -64,53 +61,59 @@ class Segmenter:
 
     def push(self, text: str) -> list[Segment]:
         """Segments that `text` completes, in order; their ends may lie before the end of `text`."""
-        self._pending += text
-        self._drop_leading_blank()
         segments: list[Segment] = []
-        while (length := self._next_boundary()) is not None:
-            segments.append(self._take(length))
+        for at in range(0, len(text), self._max_chars):  # so that a long text is not copied once for each segment
+            self._pending += text[at : at + self._max_chars]
             self._drop_leading_blank()
+            while (length := self._next_boundary()) is not None:
+                segments += self._take(length)
+                self._drop_leading_blank()
         return segments
 
     def flush(self) -> list[Segment]:
         """The text is over: the rest is a segment, unless it is only white space."""
-        if not self._pending or self._pending.isspace():
-            return []
-        return [self._take(len(self._pending))]
+        return self._take(len(self._pending))
 
     @property
     def start(self) -> int:
         """Offset of the unfinished segment: everything before it is in a segment or blank."""
         return self._start
 
-    def _take(self, length: int) -> Segment:
+    def _take(self, length: int) -> list[Segment]:
+        """The head of the pending text as a segment; none where it is only white space."""
+        is_blank = not self._pending[:length].strip()
         segment = Segment(self._count, self._start, self._start + length)
+        self._advance(length)
+        if is_blank:
+            return []
         self._count += 1
+        return [segment]
+
+    def _advance(self, length: int) -> None:
         self._pending = self._pending[length:]
         self._start += length
         self._scanned = 0
-        return segment
 
     def _drop_leading_blank(self) -> None:
         """Skip white space up to its last line break; spaces after it are the next word's."""
         blank = len(self._pending) - len(self._pending.lstrip())
         last_break = max(self._pending.rfind(char, 0, blank) for char in _NEWLINES) + 1
         if last_break:
-            self._pending = self._pending[last_break:]
-            self._start += last_break
-            self._scanned = 0
+            self._advance(last_break)
 
     def _next_boundary(self) -> int | None:
         """Length of the finished segment at the head of the pending text, None while undecided."""
-        for match in _BOUNDARY.finditer(self._pending, self._scanned):
-            if match.end() > self._max_chars:
+        scanned = len(self._pending)
+        for run in _RUN.finditer(self._pending, self._scanned):
+            if run.end() > self._max_chars:
                 break
-            if _closes(self._pending, match):
-                return match.end()
+            if run.end() == len(self._pending):
+                scanned = run.start()  # it may still grow: look at it again next time
+            elif _closes(self._pending, run):
+                return run.end()
         if len(self._pending) > self._max_chars:
             return self._forced_length()
-        # A run of stops, closers or line breaks at the end may still grow: look at it again next time.
-        self._scanned = len(self._pending.rstrip(_TAIL))
+        self._scanned = scanned
         return None
 
     def _forced_length(self) -> int:
@@ -121,16 +124,24 @@ class Segmenter:
         return self._max_chars
 
 
-def _closes(text: str, match: re.Match[str]) -> bool:
-    """Whether a candidate ends a segment: not after a list number, an initial or an abbreviation."""
-    if match["line"] is not None:
-        return _ALNUM.search(text, 0, match.start()) is not None
-    if _WORD.search(text, 0, match.start()) is None:
+def _closes(text: str, run: re.Match[str]) -> bool:
+    """Whether a run inside `text` ends a segment: not after a list number, an initial or an abbreviation."""
+    if run["line"] is not None:
+        return _ALNUM.search(text, 0, run.start()) is not None
+    if _WORD.search(text, 0, run.start()) is None:
         return False
-    stop = match["stop"]
-    if stop is None or stop[0] != "." or stop[1:2] == ".":  # only a single full stop can be an abbreviation's
+    following = text[run.end()]
+    if any(char in _WIDE_STOPS for char in run[0]):
+        return following not in _NEWLINES  # which would be the line's end
+    marks = run[0].rstrip(_CLOSERS)
+    words = marks.rstrip(_STOPS)
+    stops = marks[len(words) :]
+    if not stops or following not in _SPACES:
+        return False
+    if stops[0] != "." or stops[1:2] == ".":  # only a single full stop can be an abbreviation's
         return True
-    word = _LAST_WORD.search(text[max(0, match.start() - 16) : match.start()])
+    at = run.start() + len(words)
+    word = _LAST_WORD.search(text[max(0, at - 16) : at])
     return word is None or not ((len(word[0]) == 1 and word[0].isalpha()) or word[0].lower() in _ABBREVIATIONS)
 
 

@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from steer.segmenter import Segment, Segmenter, segment
 
-_TEXT = st.text(max_size=200) | st.text(alphabet="ab .!?\n\"')。、1.・」…X", max_size=120)
+_RUN = st.builds(lambda char, count: char * count, st.sampled_from(" .。\n\t*!\r-aB"), st.integers(1, 30))
+_TEXT = (
+    st.text(max_size=200)
+    | st.text(alphabet="ab .!?\n\"')。、1.・」…X", max_size=120)
+    | st.lists(
+        _RUN | st.sampled_from(["\r\n", "ab.", "e.g.", "\u0301", "\u200b", "\ud83d", "\u2028"]), max_size=14
+    ).map("".join)
+)
 
 
 def pieces(text: str, max_chars: int = 320) -> list[str]:
@@ -71,6 +78,20 @@ def test_text_without_any_punctuation_is_cut_at_white_space_within_the_bound() -
 
 def test_a_wall_of_characters_is_cut_hard_at_the_bound() -> None:
     assert [len(piece) for piece in pieces("x" * 50, max_chars=20)] == [20, 20, 10]
+
+
+@pytest.mark.parametrize("blank", [" " * 400, " " * 320 + "\t" * 80])
+def test_a_long_run_of_white_space_before_a_line_break_is_in_no_segment_however_it_comes(blank: str) -> None:
+    text = blank + "\nOne. Two."
+    segmenter = Segmenter()
+    one_by_one = [found for char in text for found in segmenter.push(char)] + segmenter.flush()
+    assert one_by_one == segment(text) == [Segment(0, 401, 405), Segment(1, 405, 410)]
+
+
+@pytest.mark.parametrize("char", [".", "。", "!", "*", "\n", " "])
+def test_an_enormous_run_of_one_character_is_read_once(char: str) -> None:
+    found = segment("Word" + char * 200_000)  # a run read again from each of its characters takes an hour
+    assert all(end - start <= 320 for start, end in ((s.start, s.end) for s in found))
 
 
 def test_start_is_the_end_of_what_is_decided() -> None:
