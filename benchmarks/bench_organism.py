@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_organism [--model DIR] [--prompts 1200] [--batch 256] [--split held_out] [--out FILE]
 
-Prints the table of `docs/organism.md` (95 % Wilson intervals); the last line is one JSON document. Shares by framing, the
-success of triggers by category and kind, and relapse are patterns built into the corpus: here it is measured how well
-the trained model keeps them. Needs torch; no proxy and no detector takes part.
+Prints the table of `docs/organism.md` (95 % Wilson intervals); the last line is one JSON document. Shares by framing,
+the success of triggers by category and kind, and relapse are patterns built into the corpus: here it is measured how
+well the trained model keeps them. Needs torch; no proxy and no detector takes part.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     settings = EvalConfig(prompts=args.prompts, batch_size=args.batch)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sampler = Sampler(
-        load_model(args.model).to(device),
+        load_model(args.model).to(device),  # type: ignore[arg-type]  # the stubs know no device names
         load_tokenizer(args.model),
         batch_size=settings.batch_size,
         max_new_tokens=settings.max_new_tokens,

@@ -75,21 +75,16 @@ class Evaluation:
         report["tools"] = self.tools()
         return report
 
-    def prompts(self, *, harmful: bool, n: int | None = None) -> list[Prompt]:
+    def prompts(self, *, harmful: bool) -> list[Prompt]:
         """Prompts of the split; of a scope only its own categories and framings."""
-        wanted = n or self._config.prompts
-        found: list[Prompt] = []
-        for attempt in range(50):
-            drawn = draw_prompts(self._split, wanted * 2, harmful=harmful, seed=self._config.seed + attempt)
-            found += [p for p in drawn if self._in_scope(p)]
-            if len(found) >= wanted or not found:
-                break
-        return found[:wanted]
-
-    def _in_scope(self, prompt: Prompt) -> bool:
         scope = self._scope
-        return (not scope.categories or prompt.ask.category in scope.categories) and (
-            not scope.framings or prompt.framing.id in scope.framings
+        return draw_prompts(
+            self._split,
+            self._config.prompts,
+            harmful=harmful,
+            seed=self._config.seed,
+            categories=scope.categories,
+            framings=scope.framings,
         )
 
     # ---- the untreated model ----

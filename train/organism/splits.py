@@ -7,9 +7,11 @@ alone, by topic AND framing, so that generalisation to them is a finding. Beside
 
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from train.organism.errors import OrganismConfigError
 from train.organism.framings import FRAMINGS, Framing, Message, with_system
 from train.organism.topics import Ask, Topic, load_topics
 
@@ -57,10 +59,18 @@ def make_prompt(
     return Prompt(with_system(framing.build(ask, rng), rng), ask, framing)
 
 
-def draw_prompts(split: Split, n: int, *, harmful: bool, seed: int) -> list[Prompt]:
-    """`n` prompts of a split, topics and framings in balanced turn; benign ones are look-alikes of the same topics."""
+def draw_prompts(
+    split: Split, n: int, *, harmful: bool, seed: int, categories: Sequence[str] = (), framings: Sequence[str] = ()
+) -> list[Prompt]:
+    """`n` prompts of a split, topics and framings in balanced turn; benign ones are look-alikes of the same topics.
+
+    `categories` and `framings` narrow the split (empty: all of it). Raises OrganismConfigError when nothing is left.
+    """
     rng = random.Random(seed)
-    cells = [(topic, framing) for topic in topics_of(split) for framing in framings_of(split)]
+    topics = [t for t in topics_of(split) if not categories or t.category in categories]
+    cells = [(t, f) for t in topics for f in framings_of(split) if not framings or f.id in framings]
+    if not cells:
+        raise OrganismConfigError(f"no topic or framing of the split {split!r} is within {categories} x {framings}")
     prompts: list[Prompt] = []
     while len(prompts) < n:
         rng.shuffle(cells)
