@@ -94,6 +94,8 @@ def truncated(pieces: Sequence[Piece], chars: int) -> list[Piece]:
                 break
             kept.append(piece._replace(text=piece.text[:chars]))
             chars -= len(piece.text)
+            if chars < 0:
+                break
     return kept
 
 

@@ -683,3 +683,14 @@ async def test_models_are_the_engines_own_list(tmp_path: Path) -> None:
             assert listed.raw == await response.read()
         assert json.loads((await proxy.get("/healthz")).raw) == {"status": "ok"}
         assert (await proxy.get("/readyz")).body == {"status": "ready", "models": ["scripted"]}
+
+
+async def test_nobodys_key_is_used_for_somebody_else(tmp_path: Path) -> None:
+    async with ScriptedUpstream(HALTED) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
+        body = {"model": "scripted", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
+        for key in ("Bearer a", "Bearer b"):
+            first = len(upstream.requests)
+            await proxy.post("/v1/chat/completions", json=body, headers={"Authorization": key, "Cookie": "c=1"})
+            for request in upstream.requests[first:]:
+                assert request.headers["authorization"] == key
+                assert "cookie" not in request.headers
