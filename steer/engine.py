@@ -14,6 +14,7 @@ Rules kept here, and only here:
 The engine does not know tokens, frames or requests: `Halted` tells it where the driver could really cut.
 """
 
+import math
 import random
 from collections import deque
 from dataclasses import dataclass
@@ -125,12 +126,12 @@ class Engine:
         Raises DriverError once the stream is closed.
         """
         if self._state is _State.CLOSED:
-            raise DriverError("abort after the end of the stream")
+            raise self._impossible("abort after the end of the stream")
         return self._refuse(self._released, cause)
 
     @property
     def is_closed(self) -> bool:
-        """Whether `Finish` has been given."""
+        """Whether `Finish` has been given, or DriverError raised."""
         return self._state is _State.CLOSED
 
     @property
@@ -160,13 +161,16 @@ class Engine:
 
     def _on_verdict(self, event: Verdict) -> list[Action]:
         if not 0 <= event.segment_id < self._next_id:
-            raise DriverError(f"verdict for segment {event.segment_id}, which was never handed out")
-        pending = next((p for p in self._pending if p.segment_id == event.segment_id), None)
-        if pending is None or self._state is _State.HALTING:
-            return []  # a leg that has been cut, or a stream that has been refused
+            raise self._impossible(f"verdict for segment {event.segment_id}, which was never handed out")
+        place = event.segment_id - (self._next_id - len(self._pending))  # the pending are the last handed out
+        if place < 0:
+            return []  # of a leg that has been cut, or a stream that has been refused
+        pending = self._pending[place]
         if pending.is_judged:
-            raise DriverError(f"second verdict for segment {event.segment_id}")
-        pending.score, pending.is_judged = event.score, True
+            raise self._impossible(f"second verdict for segment {event.segment_id}")
+        # NaN would compare as no cue: it is a verdict that failed.
+        pending.score = None if event.score is None or math.isnan(event.score) else event.score
+        pending.is_judged = True
         return self._settle()
 
     def _on_end(self, event: StreamEnd) -> list[Action]:
@@ -187,7 +191,7 @@ class Engine:
         assert self._halt is not None  # HALTING says so
         halt, self._halt = self._halt, None
         if not 0 <= event.kept <= halt.at:
-            raise DriverError(f"kept {event.kept} characters of a leg halted at {halt.at}")
+            raise self._impossible(f"kept {event.kept} characters of a leg halted at {halt.at}")
         if self.interventions >= self.policy.max_interventions:
             return self._refuse(event.kept, "max_interventions")
         if not self._can_resume:
@@ -250,8 +254,7 @@ class Engine:
 
     def _refuse(self, at: int, cause: RefusalCause) -> list[Action]:
         actions: list[Action] = []
-        if self._state is not _State.HALTING:
-            self._release_to(at, actions)
+        self._release_to(at, actions)
         self._pending.clear()
         self._state = _State.CLOSED
         return [*actions, Refuse(at, cause), Finish("content_filter")]
@@ -298,4 +301,10 @@ class Engine:
 
     def _expect(self, event: Event, *states: _State) -> None:
         if self._state not in states:
-            raise DriverError(f"{type(event).__name__} while {self._state.value}")
+            raise self._impossible(f"{type(event).__name__} while {self._state.value}")
+
+    def _impossible(self, what: str) -> DriverError:
+        """The error to raise; the engine is closed, so that a driver that goes on all the same shows no more."""
+        self._pending.clear()
+        self._state = _State.CLOSED
+        return DriverError(what)

@@ -34,12 +34,9 @@ class ShownText:
 
     def before(self, at: int) -> str:
         """Everything before offset `at` of the current leg, whole or as its two ends."""
-        text = self._leg[: max(0, at - self._offset)]
-        if self._offset == 0:
-            text = self._earlier + text
         if self._earlier_length + at <= WHOLE_CHARS:
-            return text
-        return self._opening + text[-TAIL_CHARS:]
+            return self._last(WHOLE_CHARS, at)
+        return self._opening + self._last(TAIL_CHARS, at)
 
     def forget(self, before: int) -> None:
         """Text of the current leg before this offset will be asked for only as context."""
@@ -50,10 +47,16 @@ class ShownText:
 
     def start_leg(self, kept: int, spliced: str) -> None:
         """The current leg ends after `kept` characters, `spliced` follows, and a new leg begins."""
-        text = self._leg[: max(0, kept - self._offset)]
-        if self._offset == 0:
-            text = self._earlier + text
+        text = self._last(WHOLE_CHARS, kept)
         self._opening = (self._opening[: self._earlier_length + kept] + spliced)[:OPENING_CHARS]
         self._earlier = (text + spliced)[-WHOLE_CHARS:]
         self._earlier_length += kept + len(spliced)
         self._leg, self._offset = "", 0
+
+    def _last(self, count: int, at: int) -> str:
+        """The last `count` characters before offset `at` of the current leg; copies no more than that."""
+        end = max(0, at - self._offset)
+        text = self._leg[max(0, end - count) : end]
+        if len(text) < count and self._offset == 0:
+            text = self._earlier[-(count - len(text)) :] + text
+        return text

@@ -159,11 +159,37 @@ def test_a_verdict_for_a_cut_leg_is_ignored() -> None:
         [StreamEnd("stop"), StreamEnd("stop")],
         [TextDelta("reasoning", "Cue. "), Verdict(0, CUE), TextDelta("reasoning", "more")],
         [TextDelta("reasoning", "Cue. "), Verdict(0, CUE), Halted(1)],
+        [TextDelta("reasoning", "Cue. "), Verdict(0, CUE), Halted(-1)],
+        [TextDelta("reasoning", "Cue. "), Verdict(0, CUE), StreamEnd("stop")],
+        [TextDelta("reasoning", "One. "), Verdict(-1, SAFE)],
+        [TextDelta("reasoning", "Cue. "), Verdict(0, CUE), Halted(0), TextDelta("reasoning", ""), CannotResume()],
     ],
 )
-def test_an_impossible_event_is_a_driver_bug(events: list[Event]) -> None:
+def test_an_impossible_event_is_a_driver_bug_and_closes_the_engine(events: list[Event]) -> None:
+    machine = engine()
+    feed(machine, *events[:-1])
     with pytest.raises(DriverError):
-        feed(engine(), *events)
+        machine.feed(events[-1])
+    assert machine.is_closed
+    assert machine.num_undecided == 0
+    with pytest.raises(DriverError):
+        machine.feed(Halted(0))
+
+
+@pytest.mark.parametrize("score", [float("nan"), None])
+def test_a_score_that_is_no_number_is_a_failed_verdict_not_a_safe_one(score: float | None) -> None:
+    machine = engine()
+    feed(machine, TextDelta("reasoning", "Odd. "))
+    assert feed(machine, Verdict(0, score)) == [Refuse(0, "detector_failure"), Finish("content_filter")]
+    assert machine.failed_verdicts == 1
+
+
+@pytest.mark.parametrize(("threshold", "score", "is_cue"), [(0, 0, True), (1, 1, True), (1, 0.999, False)])
+def test_a_score_at_the_threshold_is_a_cue_at_either_extreme(threshold: float, score: float, is_cue: bool) -> None:
+    machine = engine(threshold=threshold)
+    feed(machine, TextDelta("reasoning", "One. "))
+    (action,) = feed(machine, Verdict(0, score))
+    assert isinstance(action, Halt) == is_cue
 
 
 def test_memory_stays_bounded_along_a_long_trace() -> None:
