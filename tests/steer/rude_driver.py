@@ -148,10 +148,22 @@ class RudeDriver:
         return self.engine.policy.mode == "tap"
 
 
+def joined(leg: Leg) -> Leg:
+    """The leg with neighbouring parts of one channel made one: what a channel's text is to the engine."""
+    parts: Leg = []
+    for channel, text in leg:
+        if parts and parts[-1][0] == channel:
+            parts[-1] = (channel, parts[-1][1] + text)
+        else:
+            parts.append((channel, text))
+    return parts
+
+
 def first_cue(leg: Leg, score: Score, policy: Policy) -> int | None:
     """Start of the first watched segment that is a cue (or can't be judged, under fail_closed); None without one."""
-    base, has_reasoning = 0, any(channel == "reasoning" and text.strip() for channel, text in leg)
-    for channel, text in leg:
+    base, has_reasoning = 0, False
+    for channel, text in joined(leg):
+        has_reasoning = has_reasoning or (channel == "reasoning" and bool(text.strip()))
         if channel == "reasoning" or policy.scope == "all" or not has_reasoning:
             for piece in segment(text, policy.max_segment_chars):
                 value = score(text[piece.start : piece.end])

@@ -5,6 +5,7 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steer.events import Channel
 from steer.policy import Policy
 from steer.triggers import DEFAULT_TRIGGERS
 from tests.steer.rude_driver import Leg, RudeDriver, Transcript, first_cue
@@ -37,11 +38,21 @@ _PIECES = st.sampled_from(
         "x" * 90,
         ".......",
         "```python\n",
+        "." * 400,
+        " " * 330,
+        "\u0301\u200b CUE.\u200b\u0301 ",
+        "\ud83d lone surrogate\ude00. ",
+        "CUE ends a line.\r\nNext\r\n\r\n",
     ]
 )
 _TEXT = st.lists(_PIECES, max_size=9).map("".join)
 _FREE = st.text(alphabet=st.sampled_from("ab .!?\n。」CUE\"'1"), max_size=60)
-_LEG = st.tuples(_TEXT | _FREE, _TEXT | _FREE)
+_CHANNEL: st.SearchStrategy[Channel] = st.sampled_from(("reasoning", "answer"))
+_ORDINARY: st.SearchStrategy[Leg] = st.tuples(_TEXT | _FREE, _TEXT | _FREE).map(
+    lambda texts: [("reasoning", texts[0]), ("answer", texts[1])]
+)
+# An upstream may also answer first, think again after answering, or name a channel and say nothing in it.
+_LEG = _ORDINARY | st.lists(st.tuples(_CHANNEL, _TEXT | _FREE), max_size=5)
 _LEGS = st.lists(_LEG, min_size=1, max_size=4)
 _POLICY = st.builds(
     Policy,
@@ -57,42 +68,39 @@ def score(text: str) -> float:
     return 0.9 if CUE in text else 0.1
 
 
-def as_leg(pair: tuple[str, str]) -> Leg:
-    return [("reasoning", pair[0]), ("answer", pair[1])]
+def text_of(leg: Leg) -> str:
+    return "".join(text for _, text in leg)
 
 
-def run(legs: list[tuple[str, str]], policy: Policy, *, chunking: int, seed: int = 0, **kwargs: bool) -> Transcript:
-    driver = RudeDriver(
-        random.Random(chunking), [as_leg(x) for x in legs], score, policy, seed, kwargs.get("can_resume", True)
-    )
-    return driver.run()
+def run(legs: list[Leg], policy: Policy, *, chunking: int, seed: int = 0, **kwargs: bool) -> Transcript:
+    return RudeDriver(random.Random(chunking), legs, score, policy, seed, kwargs.get("can_resume", True)).run()
 
 
 @THOROUGH
 @given(_LEGS, _POLICY, _SEEDS)
-def test_no_character_of_a_cue_or_after_it_is_shown(legs: list[tuple[str, str]], policy: Policy, chunking: int) -> None:
+def test_no_character_of_a_cue_or_after_it_is_shown(legs: list[Leg], policy: Policy, chunking: int) -> None:
     out = run(legs, policy, chunking=chunking)
     for index, kept in enumerate(out.kept):
-        leg = as_leg(legs[min(index, len(legs) - 1)])
+        leg = legs[min(index, len(legs) - 1)]
         cut = first_cue(leg, score, policy)
         assert cut is not None
         assert len(kept) <= cut
-        assert kept == "".join(text for _, text in leg)[: len(kept)]
+        assert kept == text_of(leg)[: len(kept)]
     if len(out.kept) == out.halts == policy.max_interventions + 1:
         assert out.finish == "content_filter"
-    last = as_leg(legs[min(len(out.resumed_from), len(legs) - 1)])
+    last = legs[min(len(out.resumed_from), len(legs) - 1)]
     if out.refusal is None:
         assert first_cue(last, score, policy) is None
-        assert out.shown.endswith("".join(text for _, text in last))
+        assert out.shown.endswith(text_of(last))
 
 
 @THOROUGH
 @given(_LEGS, _POLICY, _SEEDS, _SEEDS, st.integers(0, 99))
 def test_what_is_shown_does_not_depend_on_chunks_or_latency(
-    legs: list[tuple[str, str]], policy: Policy, one: int, other: int, seed: int
+    legs: list[Leg], policy: Policy, one: int, other: int, seed: int
 ) -> None:
     def shown(chunking: int) -> tuple[str, list[str], str | None]:
-        driver = RudeDriver(random.Random(chunking), [as_leg(x) for x in legs], score, policy, seed, True)
+        driver = RudeDriver(random.Random(chunking), legs, score, policy, seed, True)
         driver.rng = Exact(chunking)
         out = driver.run()
         return out.shown, out.triggers, out.finish
@@ -109,18 +117,18 @@ class Exact(random.Random):
 
 @THOROUGH
 @given(_LEG, st.sampled_from(["hold", "tap", "monitor"]), st.sampled_from(["reasoning", "all"]), _SEEDS)
-def test_without_a_cue_everything_is_shown(leg: tuple[str, str], mode: str, scope: str, chunking: int) -> None:
-    safe = (leg[0].replace(CUE, "cue"), leg[1].replace(CUE, "cue"))
+def test_without_a_cue_everything_is_shown(leg: Leg, mode: str, scope: str, chunking: int) -> None:
+    safe: Leg = [(channel, text.replace(CUE, "cue")) for channel, text in leg]
     policy = Policy.model_validate({"mode": mode, "scope": scope})
     out = run([safe], policy, chunking=chunking)
-    assert out.shown == safe[0] + safe[1]
+    assert out.shown == text_of(safe)
     assert (out.finish, out.halts, out.refusal) == ("stop", 0, None)
 
 
 @THOROUGH
 @given(_LEGS, _POLICY, st.sampled_from(["hold", "tap"]), _SEEDS, st.booleans())
 def test_interventions_are_bounded_and_the_stream_ends_once(
-    legs: list[tuple[str, str]], policy: Policy, mode: str, chunking: int, can_resume: bool
+    legs: list[Leg], policy: Policy, mode: str, chunking: int, can_resume: bool
 ) -> None:
     policy = policy.model_copy(update={"mode": mode})
     out = run(legs, policy, chunking=chunking, can_resume=can_resume)
@@ -134,7 +142,7 @@ def test_interventions_are_bounded_and_the_stream_ends_once(
 
 @THOROUGH
 @given(_LEGS, _POLICY, _SEEDS)
-def test_the_resumed_prefix_is_what_was_shown(legs: list[tuple[str, str]], policy: Policy, chunking: int) -> None:
+def test_the_resumed_prefix_is_what_was_shown(legs: list[Leg], policy: Policy, chunking: int) -> None:
     out = run(legs, policy, chunking=chunking)
     for prefix in out.resumed_from:
         assert out.shown.startswith(prefix)
@@ -145,11 +153,11 @@ def test_the_resumed_prefix_is_what_was_shown(legs: list[tuple[str, str]], polic
 
 @THOROUGH
 @given(_LEG, st.sampled_from(["reasoning", "all"]), _SEEDS)
-def test_monitor_shows_everything_and_observes_the_first_cue(leg: tuple[str, str], scope: str, chunking: int) -> None:
+def test_monitor_shows_everything_and_observes_the_first_cue(leg: Leg, scope: str, chunking: int) -> None:
     policy = Policy.model_validate({"mode": "monitor", "scope": scope})
     out = run([leg], policy, chunking=chunking)
-    cut = first_cue(as_leg(leg), score, policy)
-    assert out.shown == leg[0] + leg[1]
+    cut = first_cue(leg, score, policy)
+    assert out.shown == text_of(leg)
     assert (out.finish, out.halts) == ("stop", 0)
     assert (None if out.observed is None else out.observed.start) == cut
 
@@ -157,20 +165,20 @@ def test_monitor_shows_everything_and_observes_the_first_cue(leg: tuple[str, str
 @THOROUGH
 @given(_LEG, st.sampled_from(["fail_closed", "fail_open"]), st.sampled_from(["hold", "tap", "monitor"]), _SEEDS)
 def test_a_failing_detector_gets_the_answer_the_policy_states(
-    leg: tuple[str, str], on_failure: str, mode: str, chunking: int
+    leg: Leg, on_failure: str, mode: str, chunking: int
 ) -> None:
     def judge(text: str) -> float | None:
         return None if CUE in text else 0.0
 
     policy = Policy.model_validate({"mode": mode, "on_failure": on_failure})
-    out = RudeDriver(random.Random(chunking), [as_leg(leg)], judge, policy, 0, True).run()
-    cut = first_cue(as_leg(leg), judge, policy)
+    out = RudeDriver(random.Random(chunking), [leg], judge, policy, 0, True).run()
+    cut = first_cue(leg, judge, policy)
     if cut is None or on_failure == "fail_open" or mode == "monitor":
-        assert out.shown == leg[0] + leg[1]
+        assert out.shown == text_of(leg)
         assert out.finish == "stop"
     else:
         assert out.refusal is not None
         assert out.refusal.cause == "detector_failure"
         assert out.finish == "content_filter"
         if mode == "hold":
-            assert out.shown == (leg[0] + leg[1])[:cut]
+            assert out.shown == text_of(leg)[:cut]
