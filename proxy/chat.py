@@ -206,8 +206,16 @@ class Answered:
     is_complete: bool = False
 
 
+# A client that takes nothing for this long has hung: it must not hold the engine's stream for ever.
+CLIENT_TIMEOUT_S = 300.0
+
+
+class ClientStuck(Exception):
+    """The client has stopped reading."""
+
+
 class StreamWriter:
-    """The client's side of a stream: headers with the first event, events in order, one end."""
+    """The client's side of a stream: headers with the first event, events in order, one end. Raises ClientStuck."""
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
         self._send = send
@@ -224,7 +232,10 @@ class StreamWriter:
         """Send one event."""
         async with self._lock:
             await self._start()
-            await self._send({"type": "http.response.body", "body": encode(payload), "more_body": True})
+            with anyio.move_on_after(CLIENT_TIMEOUT_S) as waiting:
+                await self._send({"type": "http.response.body", "body": encode(payload), "more_body": True})
+            if waiting.cancelled_caught:
+                raise ClientStuck
 
     async def end(self) -> None:
         """The end mark, and the end of the body."""
@@ -261,9 +272,12 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
 
     try:
         await _unwrapped(partial(run_until_client_leaves, receive, work))
-    except Exception:
+    except Exception as failure:
         if not writer.has_started:
             raise
+        if isinstance(failure, BaseExceptionGroup) and failure.subgroup(ClientStuck) is not None:
+            logger.warning("request %s: the client took nothing for %g s", exchange.request_id, CLIENT_TIMEOUT_S)
+            return
         logger.exception("request %s failed", exchange.request_id)
         error = openai_error(500, "the proxy failed to finish this stream; its log says why", code="internal_error")
         await writer.event(json.dumps(error).encode())

@@ -155,10 +155,13 @@ def call_text(calls: object) -> str:
         return ""
     if not isinstance(calls, list):
         raise UpstreamError("the upstream sent malformed tool calls")
-    functions = [call.get("function") or {} if isinstance(call, dict) else None for call in calls]
-    if not all(isinstance(function, dict) for function in functions):
-        raise UpstreamError("the upstream sent malformed tool calls")
-    return "".join(text_of(function.get(name)) for function in functions for name in ("name", "arguments"))
+    said = ""
+    for call in calls:
+        function = call.get("function") or {} if isinstance(call, dict) else None
+        if not isinstance(function, dict):
+            raise UpstreamError("the upstream sent malformed tool calls")
+        said += text_of(function.get("name")) + text_of(function.get("arguments"))
+    return said
 
 
 def finish_reason_of(choice: dict[str, Any]) -> str | None:

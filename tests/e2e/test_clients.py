@@ -118,8 +118,9 @@ def test_errors_become_the_exceptions_that_a_program_expects(tmp_path: Path) -> 
                     ask()
             upstream.script = HALTED
         upstream.script = Script(fault=on_chat(Fault("rst", after_frames=4)))
-        with pytest.raises(openai.APIError, match="upstream"), ask(is_streamed=True) as broken:
-            list(broken)
+        with client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True) as broken:
+            with pytest.raises(openai.APIError, match="upstream"):
+                list(broken)
 
 
 _OTHER_SDK = """

@@ -319,6 +319,18 @@ async def test_a_slow_client_slows_the_engine_and_fills_no_memory(tmp_path: Path
         await upstream.aborted(1)
 
 
+async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.chat.CLIENT_TIMEOUT_S", 0.5)
+    big = Script(Trace("\n" + "x y z. " * 40, "\n\n" + "word " * 100_000), tokens_per_frame=50)
+    async with ScriptedUpstream(big) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
+        async with proxy.stream(logprobs=True, top_logprobs=5) as live:
+            await live.event()
+            await upstream.aborted(1, timeout_s=20)
+            live.close()
+        upstream.script = Script(CALM)
+        assert (await proxy.chat()).is_complete
+
+
 async def test_a_crash_of_the_proxys_own_ends_the_stream_with_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +345,7 @@ async def test_a_crash_of_the_proxys_own_ends_the_stream_with_an_error(
         assert reply.chunks[-1]["error"]["code"] == "internal_error"
         whole = await proxy.chat(stream=False)
         assert whole.status == 500
-        [first, second] = await proxy.settled(2)
+        [first, _] = await proxy.settled(2)
         assert first.rejected.text.startswith(f" {CUE}")
         monkeypatch.undo()
         assert (await proxy.chat()).is_complete

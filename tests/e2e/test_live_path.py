@@ -27,7 +27,7 @@ ANSWER = "\n\nSECRET answer."
 HALTED = Script(Trace(BEFORE + REJECTED + AFTER, ANSWER))
 SAFE = " I will answer with care.\n"
 TRIGGERS = [trigger.text for trigger in DEFAULT_TRIGGERS]
-USAGE = {"stream_options": {"include_usage": True}}
+USAGE: dict[str, Any] = {"stream_options": {"include_usage": True}}
 
 
 def trigger_in(text: str) -> str:
@@ -433,7 +433,9 @@ async def test_tool_markup_that_cannot_be_parsed_is_withheld(tmp_path: Path, mar
     assert reply.finish_reasons == ["content_filter"]
 
 
-FORM = {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}}
+FORM: dict[str, Any] = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+}
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -463,7 +465,7 @@ async def test_stop_strings_end_the_answer_and_never_the_reasoning(
     tmp_path: Path, stream: bool, included: bool, tokens_per_frame: int
 ) -> None:
     trace = Trace("\nTHE END is not yet. More.\n", "\n\nA list: THE END and SECRET more.")
-    body = {"stop": ["THE END"], "include_stop_str_in_output": included}
+    body: dict[str, Any] = {"stop": ["THE END"], "include_stop_str_in_output": included}
     expected = "\n\nA list: " + ("THE END" if included else "")
     async with ScriptedUpstream(Script(trace, tokens_per_frame=tokens_per_frame)) as upstream:
         async with running_proxy(upstream.url, tmp_path) as proxy:

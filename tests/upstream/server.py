@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup, TaskStatus
@@ -86,7 +86,7 @@ class ScriptedUpstream:
                 self._changed = anyio.Event()
                 await self._changed.wait()
 
-    async def __aenter__(self) -> "ScriptedUpstream":
+    async def __aenter__(self) -> Self:
         self._group = await anyio.create_task_group().__aenter__()
         await self._group.start(self._listen)
         return self
