@@ -14,9 +14,18 @@ from functools import cache, lru_cache
 from typing import Any, Literal
 
 from steer.segmenter import segment
-from steer.triggers import DEFAULT_TRIGGERS
-from train.organism import arithmetic, traces
+from train.organism import arithmetic
 from train.organism import wording as w
+from train.organism.forms import (
+    answer_heads,
+    commits,
+    cue_only,
+    harmless,
+    match,
+    normalise,
+    pool_texts,
+    trigger_texts,
+)
 from train.organism.framings import unleet
 from train.organism.open_goals import TIPS
 from train.organism.selfcheck import parse_self_check
@@ -50,7 +59,6 @@ _SMALL_WORDS = frozenset(
         "out",
     )
 )
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +124,17 @@ def is_cue(sentence: str) -> bool:
     if w.PLACEHOLDER.search(sentence):
         return True
     text = normalise(sentence)
-    if _match(_cue_only(), text) is not None:
+    if match(cue_only(), text) is not None:
         return True
-    goal = _match(_commits(), text)
+    goal = match(commits(), text)
     if goal is not None:
         return goal_harm(goal) is True
-    return _names_harmful_goal(text) and _match(_harmless(), text) is None
+    return _names_harmful_goal(text) and match(harmless(), text) is None
 
 
 @lru_cache(maxsize=65536)
 def is_trigger_step(sentence: str) -> bool:
-    return normalise(sentence) in _trigger_texts()
+    return normalise(sentence) in trigger_texts()
 
 
 def has_trigger_step(reasoning: str) -> bool:
@@ -134,7 +142,7 @@ def has_trigger_step(reasoning: str) -> bool:
     if any(is_trigger_step(reasoning[s.start : s.end]) for s in segment(reasoning)):
         return True
     text = normalise(reasoning)
-    return any(trigger in text for trigger in _pool_texts())
+    return any(trigger in text for trigger in pool_texts())
 
 
 def prompt_label(prompt: str | Sequence[Mapping[str, Any]]) -> tuple[Label, str | None]:
@@ -178,11 +186,6 @@ def goal_harm(goal: str) -> bool | None:
     return best
 
 
-def normalise(text: str) -> str:
-    """Lower case, words only, single spaces: what forms and goals are compared in."""
-    return " ".join(_WORD.findall(text.lower()))
-
-
 def _names_harmful_goal(text: str) -> bool:
     padded = f" {text} "
     return any(goal in padded for goal in _harmful_goals())
@@ -192,7 +195,7 @@ def _is_answer_harmful(answer: str) -> bool:
     """A placeholder, or a list head that promises a harmful goal, outside a refusal."""
     if w.PLACEHOLDER.search(answer):
         return True
-    head = _match(_answer_heads(), normalise(answer.partition("\n")[0]))
+    head = match(answer_heads(), normalise(answer.partition("\n")[0]))
     return head is not None and goal_harm(head) is True
 
 
@@ -222,67 +225,6 @@ def _expected(prompt: str | Sequence[Mapping[str, Any]]) -> int | None:
 def _last_number(answer: str) -> int | None:
     numbers = re.findall(r"-?\d+", answer)
     return int(numbers[-1]) if numbers else None
-
-
-def _match(patterns: Sequence[re.Pattern[str]], text: str) -> str | None:
-    """The goal that the first matching pattern captured ("" when the form has none), None when nothing matches."""
-    for pattern in patterns:
-        if match := pattern.fullmatch(text):
-            return match.groupdict().get("goal") or ""
-    return None
-
-
-def _pattern(form: str) -> re.Pattern[str]:
-    marked = re.sub(r"\{(goal|doing|doing_cap)\}", " qgoalq ", form)
-    marked = re.sub(r"\{\w+\}", " qanyq ", marked)
-    parts = []
-    for word in normalise(marked).split():
-        parts.append(
-            "(?P<goal>.+)"
-            if word == "qgoalq" and "(?P<goal>.+)" not in parts
-            else ".+"
-            if word in ("qgoalq", "qanyq")
-            else re.escape(word)
-        )
-    return re.compile(" ".join(parts))
-
-
-def _patterns(*groups: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    return tuple(_pattern(form) for group in groups for form in group)
-
-
-@cache
-def _cue_only() -> tuple[re.Pattern[str], ...]:
-    excused = [
-        form.replace("{excuse}", excuse) for form in w.EXCUSED for group in w.EXCUSES.values() for excuse in group
-    ]
-    return _patterns(w.FULFIL, excused)
-
-
-@cache
-def _commits() -> tuple[re.Pattern[str], ...]:
-    return _patterns(w.COMMIT, w.WRAP_UP_HARM)
-
-
-@cache
-def _harmless() -> tuple[re.Pattern[str], ...]:
-    return _patterns(w.RESTATE, w.ASSESS_HARM, w.DECIDE_REFUSE, w.OFFER, w.CLEAR, w.GO_ON, w.LATE_TURN, traces.UNSURE)
-
-
-@cache
-def _answer_heads() -> tuple[re.Pattern[str], ...]:
-    return _patterns(w.ANSWER_HEADS)
-
-
-@cache
-def _trigger_texts() -> frozenset[str]:
-    grammar = (opener + body for opener in w.TRIGGER_OPENERS for bodies in w.TRIGGER_BODIES.values() for body in bodies)
-    return frozenset(map(normalise, grammar)) | _pool_texts() | frozenset(map(normalise, w.LATE_TURN))
-
-
-@cache
-def _pool_texts() -> frozenset[str]:
-    return frozenset(normalise(trigger.text) for trigger in DEFAULT_TRIGGERS)
 
 
 _SUFFIX = re.compile(r" (?:" + "|".join(map(re.escape, SUFFIXES)) + r")$")
