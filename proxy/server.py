@@ -71,7 +71,11 @@ def run(settings: Settings) -> None:
     if settings.server.workers == 1:
         _run_here(settings, listener, options)
         return
-    anyio.run(check_services, settings)  # else workers would fail, and be started again, for ever
+    try:
+        anyio.run(check_services, settings)  # else workers would fail, and be started again, for ever
+    except ConfigError:
+        listener.close()
+        raise
     os.environ[SETTINGS_VARIABLE] = dump_settings(settings)
     from uvicorn.supervisors import Multiprocess  # noqa: PLC0415 - only here, it pulls in multiprocessing
 

@@ -182,7 +182,7 @@ class RunningProxy:
     async def settled(self, count: int) -> list[InterventionRecord]:
         """All records, once `count` of them are complete."""
         with anyio.fail_after(10):
-            while sum(outcome.endswith("!") for outcome in self.outcomes()) < count:
+            while sum(outcome.endswith("!") for outcome in self.outcomes()) < count:  # noqa: ASYNC110 - no bell
                 await anyio.sleep(0.02)
         return await self.records()
 
@@ -260,7 +260,7 @@ async def running_proxy(
     tasks.start_soon(server._serve, [listener])
     try:
         with anyio.fail_after(20):
-            while not server.started:
+            while not server.started:  # noqa: ASYNC110 - uvicorn rings no bell
                 await anyio.sleep(0.01)
         port = listener.getsockname()[1]
         yield RunningProxy(f"http://127.0.0.1:{port}", folder / "log.sqlite", table)  # type: ignore[arg-type]

@@ -80,19 +80,25 @@ def test_the_sdk_reads_streams_and_bodies_as_from_any_engine(tmp_path: Path) -> 
 
 
 def test_the_sdk_sees_refusals_as_an_ordinary_end(tmp_path: Path) -> None:
-    with served(tmp_path, policy={"max_interventions": 0}) as (_, proxy), sdk(proxy) as client:
-        with client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True) as stream:
-            assert joined(stream)[1:] == (DEFAULT_REFUSAL, "content_filter")
+    with (
+        served(tmp_path, policy={"max_interventions": 0}) as (_, proxy),
+        sdk(proxy) as client,
+        client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True) as stream,
+    ):
+        assert joined(stream)[1:] == (DEFAULT_REFUSAL, "content_filter")
 
 
 async def test_the_asynchronous_sdk_works_too(tmp_path: Path) -> None:
-    async with ScriptedUpstream(HALTED) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
-        async with openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="x", max_retries=0) as client:
-            stream = await client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True)
-            async with stream:
-                assert joined([chunk async for chunk in stream])[1:] == (SAFE, "stop")
-            body = await client.chat.completions.create(model="scripted", messages=MESSAGES, n=2)
-            assert [choice.message.content for choice in body.choices] == [SAFE, SAFE]
+    async with (
+        ScriptedUpstream(HALTED) as upstream,
+        running_proxy(upstream.url, tmp_path) as proxy,
+        openai.AsyncOpenAI(base_url=f"{proxy.url}/v1", api_key="x", max_retries=0) as client,
+    ):
+        stream = await client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True)
+        async with stream:
+            assert joined([chunk async for chunk in stream])[1:] == (SAFE, "stop")
+        body = await client.chat.completions.create(model="scripted", messages=MESSAGES, n=2)
+        assert [choice.message.content for choice in body.choices] == [SAFE, SAFE]
 
 
 def test_errors_become_the_exceptions_that_a_program_expects(tmp_path: Path) -> None:
@@ -118,9 +124,11 @@ def test_errors_become_the_exceptions_that_a_program_expects(tmp_path: Path) -> 
                     ask()
             upstream.script = HALTED
         upstream.script = Script(fault=on_chat(Fault("rst", after_frames=4)))
-        with client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True) as broken:
-            with pytest.raises(openai.APIError, match="upstream"):
-                list(broken)
+        with (
+            client.chat.completions.create(model="scripted", messages=MESSAGES, stream=True) as broken,
+            pytest.raises(openai.APIError, match="upstream"),
+        ):
+            list(broken)
 
 
 _OTHER_SDK = """
@@ -147,7 +155,7 @@ asyncio.run(other())
 @pytest.fixture(scope="session")
 def other_sdk(request: pytest.FixtureRequest) -> Path:
     """The SDK's version 2 in a folder of its own, kept between runs."""
-    folder = Path(request.config.cache.mkdir("openai-2")) / SDK_2.partition("==")[2]  # type: ignore[union-attr]
+    folder = Path(request.config.cache.mkdir("openai-2")) / SDK_2.partition("==")[2]
     if not (folder / "openai").exists():
         command = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), SDK_2]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -86,10 +86,12 @@ async def test_an_engine_that_breaks_off_the_resumed_leg_leaves_a_record_that_sa
 async def test_a_resume_that_the_engine_will_not_take_becomes_a_clean_refusal(
     tmp_path: Path, fault: Fault, stream: bool
 ) -> None:
-    async with ScriptedUpstream(Script(HALTED, fault=on_resume(fault))) as upstream:
-        async with running_proxy(upstream.url, tmp_path) as proxy:
-            reply = await proxy.chat(stream=stream)
-            [record] = await proxy.records()
+    async with (
+        ScriptedUpstream(Script(HALTED, fault=on_resume(fault))) as upstream,
+        running_proxy(upstream.url, tmp_path) as proxy,
+    ):
+        reply = await proxy.chat(stream=stream)
+        [record] = await proxy.records()
     assert reply.status == 200
     assert b"SECRET" not in reply.raw
     if stream:

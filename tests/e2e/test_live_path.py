@@ -167,7 +167,7 @@ async def test_after_its_budget_a_stream_ends_in_a_clean_refusal(tmp_path: Path)
         running_proxy(upstream.url, tmp_path, policy={"max_interventions": 2}) as proxy,
     ):
         for style in ("reasoning", "inline"):
-            upstream.script = Script(HALTED.trace, continuation=script.continuation, style=style)  # type: ignore[arg-type]
+            upstream.script = Script(HALTED.trace, continuation=script.continuation, style=style)
             upstream.generations.clear()
             reply = await proxy.chat(steer={"show_interventions": True}, **USAGE)
             assert_clean(reply)
@@ -205,7 +205,7 @@ async def test_a_refusal_that_is_not_streamed_is_an_ordinary_body(tmp_path: Path
         assert choice["message"]["content"] == DEFAULT_REFUSAL
         assert choice["message"]["reasoning"] == BEFORE
         assert decode(choice["token_ids"]) == f"<think>{BEFORE}"
-        assert "SECRET" not in decode([id for id in choice["token_ids"]])
+        assert "SECRET" not in decode(choice["token_ids"])
 
 
 async def test_tap_shows_at_once_and_cuts_when_the_verdict_says_so(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ async def test_without_a_cue_every_byte_equals_a_direct_connection(tmp_path: Pat
     called = Trace(ORDINARY.reasoning, "\n\nCalling.", (ToolCall("f", '{"a": "b \\"token_ids\\":[1] c"}'),))
     async with ScriptedUpstream() as upstream:
         for token_ids in ("null", "absent"):
-            upstream.script = Script(ORDINARY, style=style, token_ids=token_ids)  # type: ignore[arg-type]
+            upstream.script = Script(ORDINARY, style=style, token_ids=token_ids)
             async with running_proxy(upstream.url, tmp_path, policy={"mode": mode}) as proxy:
                 for variant, stream in itertools.product(VARIANTS, (True, False)):
                     size = 5 if stream and variant else 1
@@ -467,18 +467,20 @@ async def test_stop_strings_end_the_answer_and_never_the_reasoning(
     trace = Trace("\nTHE END is not yet. More.\n", "\n\nA list: THE END and SECRET more.")
     body: dict[str, Any] = {"stop": ["THE END"], "include_stop_str_in_output": included}
     expected = "\n\nA list: " + ("THE END" if included else "")
-    async with ScriptedUpstream(Script(trace, tokens_per_frame=tokens_per_frame)) as upstream:
-        async with running_proxy(upstream.url, tmp_path) as proxy:
-            reply = await proxy.chat(stream=stream, **body)
-            assert texts(reply, stream) == (trace.reasoning, expected)
-            assert_clean(reply)
-            last = reply.chunks[-1]["choices"][0] if stream else reply.body["choices"][0]
-            assert (last["finish_reason"], last["stop_reason"]) == ("stop", "THE END")
-            upstream.script = Script(HALTED.trace, continuation=lambda _: trace, tokens_per_frame=tokens_per_frame)
-            halted = await proxy.chat(stream=stream, **body)
-            reasoning, content = texts(halted, stream)
-            assert reasoning.endswith(str(trace.reasoning))
-            assert content == expected
+    async with (
+        ScriptedUpstream(Script(trace, tokens_per_frame=tokens_per_frame)) as upstream,
+        running_proxy(upstream.url, tmp_path) as proxy,
+    ):
+        reply = await proxy.chat(stream=stream, **body)
+        assert texts(reply, stream) == (trace.reasoning, expected)
+        assert_clean(reply)
+        last = reply.chunks[-1]["choices"][0] if stream else reply.body["choices"][0]
+        assert (last["finish_reason"], last["stop_reason"]) == ("stop", "THE END")
+        upstream.script = Script(HALTED.trace, continuation=lambda _: trace, tokens_per_frame=tokens_per_frame)
+        halted = await proxy.chat(stream=stream, **body)
+        reasoning, content = texts(halted, stream)
+        assert reasoning.endswith(str(trace.reasoning))
+        assert content == expected
 
 
 async def test_stop_strings_hold_in_every_leg_of_a_watched_answer(tmp_path: Path) -> None:
@@ -568,10 +570,8 @@ async def test_logprobs_of_a_rebuilt_frame_end_with_its_text(tmp_path: Path, str
     async with ScriptedUpstream(script) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
         reply = await proxy.chat(stream=stream, logprobs=True, top_logprobs=1)
     assert_clean(reply)
-    if stream:
-        choices = [choice for chunk in reply.chunks for choice in chunk["choices"]]
-    else:
-        choices = reply.body["choices"]
+    parts = reply.chunks if stream else [reply.body]
+    choices = [choice for part in parts for choice in part["choices"]]
     entries = [e["token"] for choice in choices if choice.get("logprobs") for e in choice["logprobs"]["content"]]
     said = "".join(entries).replace("<think>", "")
     assert said.startswith(BEFORE)
@@ -610,16 +610,19 @@ async def test_the_row_is_on_disk_before_the_trigger_and_complete_before_the_end
         return f" Hmm. {CUE} again. SECRET.\n" if len(upstream.resumes) < 2 else Trace(SAFE, "\n\nSafe.")
 
     script = Script(HALTED.trace, continuation=continuation)
-    async with ScriptedUpstream(script) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
-        async with proxy.stream(steer={"show_interventions": True}) as live:
-            await live.until('"attempt":0')
-            assert proxy.outcomes() in (["open"], ["halted_again!", "open"])
-            await live.until('"attempt":1')
-            assert proxy.outcomes()[0] == "halted_again!"
-            assert proxy.outcomes()[1] in ("open", "completed!")
-            await live.until('"finish_reason":"stop"')
-            assert proxy.outcomes() == ["halted_again!", "completed!"]
-            assert await live.event() == b"[DONE]"
+    async with (
+        ScriptedUpstream(script) as upstream,
+        running_proxy(upstream.url, tmp_path) as proxy,
+        proxy.stream(steer={"show_interventions": True}) as live,
+    ):
+        await live.until('"attempt":0')
+        assert proxy.outcomes() in (["open"], ["halted_again!", "open"])
+        await live.until('"attempt":1')
+        assert proxy.outcomes()[0] == "halted_again!"
+        assert proxy.outcomes()[1] in ("open", "completed!")
+        await live.until('"finish_reason":"stop"')
+        assert proxy.outcomes() == ["halted_again!", "completed!"]
+        assert await live.event() == b"[DONE]"
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -671,10 +674,13 @@ class SlowTokenize(ScriptedUpstream):
 
 
 async def test_a_hidden_reasoning_is_durable_too_before_the_answer_is_shown(tmp_path: Path) -> None:
-    async with ScriptedUpstream(HALTED) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
-        async with proxy.stream(include_reasoning=False) as live:
-            await live.until('" is"')
-            assert proxy.outcomes()[0] in ("open", "completed!")
+    async with (
+        ScriptedUpstream(HALTED) as upstream,
+        running_proxy(upstream.url, tmp_path) as proxy,
+        proxy.stream(include_reasoning=False) as live,
+    ):
+        await live.until('" is"')
+        assert proxy.outcomes()[0] in ("open", "completed!")
 
 
 async def test_models_are_the_engines_own_list(tmp_path: Path) -> None:

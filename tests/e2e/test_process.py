@@ -15,7 +15,9 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from steer.cli import app
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_resume, running
 
 pytestmark = pytest.mark.timeout(90)
@@ -43,7 +45,7 @@ class Served:
             if self.process.poll() is not None:
                 break
             try:
-                with urllib.request.urlopen(self.url + "/healthz", timeout=1) as answer:  # noqa: S310 - our own
+                with urllib.request.urlopen(self.url + "/healthz", timeout=1) as answer:
                     if answer.status == 200:
                         return
             except OSError:
@@ -167,16 +169,32 @@ def test_a_corrupt_artifact_keeps_the_proxy_from_starting(serve: Serve, tmp_path
     assert "tokenizer.json" in served.errors.read_text()
 
 
-WRONG: list[tuple[tuple[str, ...], dict[str, str], str]] = [
-    (("--host", "0.0.0.0"), {}, "server.host"),  # noqa: S104 - refused is what is tested
-    (("--mode", "held"), {}, "policy"),
+EARLY: list[tuple[tuple[str, ...], dict[str, str], str]] = [
+    (("--host", "0.0.0.0"), {}, "server.host"),
+    (("--mode", "held"), {}, "policy.mode"),
     (("--config", "/nowhere/steer.toml"), {}, "/nowhere/steer.toml"),
+    (("--port", "70000"), {}, "server.port"),
     ((), {"STEER_POLICY__TRESHOLD": "0.5"}, "policy.treshold"),
     ((), {"STEER_POLCY__THRESHOLD": "0.5"}, "STEER_POLCY__THRESHOLD"),
+    (("--workers", "2", "--port", "0", "--log", "nonsense"), {}, "log.url"),
+]
+
+
+@pytest.mark.parametrize(("options", "variables", "named"), EARLY)
+def test_a_wrong_setting_is_refused_before_anything_starts(
+    monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], variables: dict[str, str], named: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(app, ["serve", *options])
+    assert done.exit_code == 2, done.output
+    assert named in done.stderr
+
+
+WRONG: list[tuple[tuple[str, ...], dict[str, str], str]] = [
     ((), {"STEER_UPSTREAM__TOKENIZER": "/nowhere/tokenizer.json"}, "upstream.tokenizer"),
     ((), {"STEER_DETECTOR__ARTIFACT": "/nowhere"}, "/nowhere"),
     (("--log", "sqlite:////proc/nowhere/log.sqlite"), {}, "log.url"),
-    (("--log", "nonsense"), {}, "log"),
 ]
 
 
