@@ -371,7 +371,7 @@ class Session:
 
     async def _prepare(self) -> None:
         """The detector reads the conversation while the engine does: the first verdict comes sooner."""
-        with contextlib.suppress(DetectorError):  # the first segment's own scoring will tell
+        with contextlib.suppress(Exception):  # the first segment's own scoring will tell
             await self._scorer.prepare(self.transcript.context_messages)
 
     async def _judge(self, segment: Classify) -> None:

@@ -217,6 +217,16 @@ async def test_a_detector_that_fails_refuses_or_passes_as_the_policy_says(
             assert message == CALM.answer
 
 
+async def test_a_detector_that_cannot_read_ahead_harms_no_stream(tmp_path: Path) -> None:
+    class Unprepared(TableScorer):
+        async def prepare(self, messages: Any) -> float:
+            raise RuntimeError("a bug")
+
+    async with ScriptedUpstream(Script(CALM)) as upstream, running_proxy(upstream.url, tmp_path, Unprepared()) as proxy:
+        reply = await proxy.chat()
+    assert (reply.content, reply.finish_reasons) == (CALM.answer, ["stop"])
+
+
 async def test_a_detector_that_hangs_is_one_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy_session, "VERDICT_TIMEOUT_S", 0.2)
     async with (
