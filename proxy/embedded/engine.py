@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from proxy.embedded.errors import EngineFailed
 from proxy.embedded.model import Cache, Model
 from proxy.embedded.sampling import SamplingParams, TokenPicker
 
@@ -33,12 +34,12 @@ class _Sequence:
     params: SamplingParams
     picker: TokenPicker
     loop: asyncio.AbstractEventLoop
-    tokens: "asyncio.Queue[Token | Exception]"
+    tokens: "asyncio.Queue[Token | EngineFailed]"
     num_generated: int = 0
     last: int = 0
     is_aborted: threading.Event = field(default_factory=threading.Event)
 
-    def send(self, item: Token | Exception) -> None:
+    def send(self, item: Token | EngineFailed) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
             self.loop.call_soon_threadsafe(self.tokens.put_nowait, item)
 
@@ -80,7 +81,7 @@ class Engine:
     async def generate(
         self, prompt: Sequence[int], params: SamplingParams, salt: int = 0
     ) -> AsyncGenerator[Token, None]:
-        """Tokens as they come. The prompt must not be empty and leaves room for at least one token."""
+        """Tokens as they come; raises EngineFailed. The prompt must not be empty and leaves room for a token."""
         sequence = _Sequence(
             list(prompt), params, TokenPicker(params, salt), asyncio.get_running_loop(), asyncio.Queue()
         )
@@ -88,7 +89,7 @@ class Engine:
         try:
             while True:
                 item = await sequence.tokens.get()
-                if isinstance(item, Exception):
+                if isinstance(item, EngineFailed):
                     raise item
                 yield item
                 if item.finish_reason is not None:
@@ -125,7 +126,7 @@ class Engine:
         try:
             logits = self._cache.prefill(sequence.prompt)
         except Exception as error:  # noqa: BLE001  (handed to the one who asked)
-            sequence.send(error)
+            sequence.send(EngineFailed(f"the prompt could not be processed: {error}"))
             return
         self.counters.prompt_tokens += len(sequence.prompt)
         self._running.append(sequence)
@@ -172,6 +173,6 @@ class Engine:
 
     def _fail(self, error: Exception) -> None:
         for slot in reversed(range(len(self._running))):
-            self._running[slot].send(error)
+            self._running[slot].send(EngineFailed(f"a decoding step failed: {error}"))
             self._drop(slot, "abort")
         self.counters.running = 0

@@ -1,4 +1,4 @@
-"""Errors of the embedded server: EmbeddedError -> ModelFilesError | BadRequest."""
+"""Errors of the embedded server: EmbeddedError -> ModelFilesError | BadRequest | EngineFailed."""
 
 
 class EmbeddedError(Exception):
@@ -11,3 +11,7 @@ class ModelFilesError(EmbeddedError):
 
 class BadRequest(EmbeddedError):
     """The client's request does not fit; answered with status 400 in the engine's error shape."""
+
+
+class EngineFailed(EmbeddedError):
+    """A step of the network failed; the sequences that were running are lost, the engine goes on."""

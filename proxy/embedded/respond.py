@@ -9,6 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from proxy.embedded.errors import EmbeddedError
+
 Produce = Callable[[Callable[[dict[str, Any]], Awaitable[None]]], Awaitable[None]]
 
 
@@ -30,7 +32,10 @@ class EventStream(Response):
 
             async def write() -> None:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await self._produce(emit)
+                try:
+                    await self._produce(emit)
+                except* EmbeddedError as errors:  # the head is out: told in the stream, as the engine does
+                    await emit(_told(errors))
                 await send({"type": "http.response.body", "body": _event(b"[DONE]"), "more_body": False})
                 group.cancel_scope.cancel()
 
@@ -42,18 +47,28 @@ class EventStream(Response):
 
 async def until_disconnect(request: Request, body: Coroutine[Any, Any, dict[str, Any]]) -> Response:
     """The body as JSON, or an empty answer to nobody when the client has left meanwhile."""
-    result: list[dict[str, Any]] = []
+    result: list[tuple[int, dict[str, Any]]] = []
     async with anyio.create_task_group() as group:
 
         async def compute() -> None:
-            result.append(await body)
+            try:
+                result.append((200, await body))
+            except* EmbeddedError as errors:
+                result.append((500, _told(errors)))
             group.cancel_scope.cancel()
 
         group.start_soon(compute)
         while (await request.receive())["type"] != "http.disconnect":
             pass
         group.cancel_scope.cancel()
-    return JSONResponse(result[0]) if result else Response(status_code=499)
+    return JSONResponse(result[0][1], result[0][0]) if result else Response(status_code=499)
+
+
+def _told(errors: BaseExceptionGroup[EmbeddedError]) -> dict[str, Any]:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return {"error": {"message": str(error), "type": "InternalServerError", "param": None, "code": 500}}
 
 
 def _dump(value: Any) -> bytes:

@@ -1,13 +1,18 @@
 """Parts of the embedded server without HTTP: sampling, text streams, model files."""
 
 from pathlib import Path
+from typing import Any
 
+import anyio
 import numpy as np
 import pytest
+from starlette.requests import Request
 from tokenizers import Tokenizer
 
-from proxy.embedded.errors import ModelFilesError
+from proxy.embedded.engine import Engine
+from proxy.embedded.errors import EngineFailed, ModelFilesError
 from proxy.embedded.model import DEFAULT_FOLDER, Model
+from proxy.embedded.respond import EventStream, until_disconnect
 from proxy.embedded.sampling import SamplingParams, TokenPicker
 from proxy.embedded.textstream import ChatSplitter, TextStream
 
@@ -96,3 +101,61 @@ def test_a_broken_graph_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_shipped_weights_stay_within_their_budget() -> None:
     assert sum(path.stat().st_size for path in DEFAULT_FOLDER.iterdir()) <= 12 << 20
+
+
+class _Failing(Model):
+    """A real model whose steps fail on demand."""
+
+    fails = False
+
+    def step(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self.fails:
+            raise RuntimeError("out of memory")
+        return super().step(*args, **kwargs)
+
+
+async def test_a_failed_step_ends_its_streams_with_an_error_and_the_engine_goes_on() -> None:
+    model = _Failing()
+    engine = Engine(model, slots=2)
+    engine.start()
+    params = SamplingParams(50, temperature=0)
+    try:
+        tokens = engine.generate([1, 2, 3], params)
+        await anext(tokens)
+        model.fails = True
+        with pytest.raises(EngineFailed, match="out of memory"):
+            async for _ in tokens:
+                pass
+        with pytest.raises(EngineFailed, match="could not be processed"):
+            await anext(engine.generate([1, 2, 3], params))
+        model.fails = False
+        assert (await anext(engine.generate([1, 2, 3], params))).finish_reason is None
+    finally:
+        engine.close()
+
+
+async def test_a_failure_reaches_clients_as_an_error_body_and_as_an_error_frame() -> None:
+    failed = EngineFailed("a decoding step failed")
+    sent: list[Any] = []
+
+    async def produce(emit: Any) -> None:
+        await emit({"a": 1})
+        raise failed
+
+    async def receive() -> Any:
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def body() -> dict[str, Any]:
+        raise failed
+
+    await EventStream(produce)({"type": "http"}, receive, send)
+    frames = [message["body"] for message in sent if "body" in message]
+    assert frames[0] == b'data: {"a":1}\n\n'
+    assert b"a decoding step failed" in frames[1]
+    assert frames[2] == b"data: [DONE]\n\n"
+    response = await until_disconnect(Request({"type": "http"}, receive), body())
+    assert response.status_code == 500
+    assert b"a decoding step failed" in bytes(response.body)
