@@ -76,6 +76,21 @@ def test_text_without_any_punctuation_is_cut_at_white_space_within_the_bound() -
     assert all(not piece.strip() or piece.split()[-1] == "word" for piece in found)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Ab cd f。x", ["Ab cd f。", "x"]),  # a sentence of exactly the bound is whole
+        ("Abcd efg。x", ["Abcd efg", "。x"]),  # one longer is not
+        ("xxxxxxxxx", ["xxxxxxxx", "x"]),
+        ("abcde gh ij", ["abcde gh", " ij"]),  # the last white space counts, up to the bound itself
+        ("abcde fghij", ["abcde", " fghij"]),  # the first that lies in the second half
+        ("abcd fghij", ["abcd fgh", "ij"]),  # the last that lies in the first half: cut hard
+    ],
+)
+def test_the_bound_of_eight_characters_is_kept_to_the_character(text: str, expected: list[str]) -> None:
+    assert pieces(text, max_chars=8) == expected
+
+
 def test_a_wall_of_characters_is_cut_hard_at_the_bound() -> None:
     assert [len(piece) for piece in pieces("x" * 50, max_chars=20)] == [20, 20, 10]
 
