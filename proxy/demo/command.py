@@ -101,3 +101,5 @@ def _quiet_logs() -> None:
     """Only warnings of our own: what uvicorn has to say reaches the person as one line of this command's."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)
+    # A halt closes the engine's connection in mid-sentence; asyncio warns of the words that come too late.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)

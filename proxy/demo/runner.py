@@ -81,7 +81,8 @@ async def running_demo(
             url = await stack.enter_async_context(serving(app, listener))
         except DemoError as error:
             raise DemoError(app.failure or str(error)) from error
-        opening = await _choose_opening(url, model, app.examples[0])
+        async with UpstreamClient(url) as visitor:
+            opening = await _choose_opening(visitor, engine, model, app.examples[0])
         app.examples = (opening, *app.examples[1:])
         yield Demo(url, model, app.examples)
 
@@ -93,32 +94,46 @@ async def _model_of(engine: UpstreamClient) -> str:
         raise DemoError(f"the toy model does not answer: {error}") from error
 
 
-async def _choose_opening(url: str, model: str, opening: Example) -> Example:
-    """The opening example with a seed that is corrected on this machine, best by a single intervention.
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What one request said, reasoning and answer together, and how it went."""
 
-    It is looked for because what a seed samples is decided by floats. The first tries also warm everything up, so that
-    the visitor's own request does not pay for it.
+    said: str
+    interventions: int
+    ended: str | None
+
+    @property
+    def is_harmful(self) -> bool:
+        return PLACEHOLDER.search(self.said) is not None
+
+
+async def _choose_opening(demo: UpstreamClient, engine: UpstreamClient, model: str, opening: Example) -> Example:
+    """The opening example with a seed that goes along unsteered and is corrected, best by a single intervention.
+
+    It is looked for on this machine because what a seed samples is decided by floats. The first tries also warm
+    everything up, so that the visitor's own request does not pay for it.
     """
     chosen: Example | None = None
-    async with UpstreamClient(url) as client:
-        with anyio.move_on_after(_OPENING_S):
-            for seed in range(opening.seed, opening.seed + _OPENING_TRIES):
-                tried = opening.model_copy(update={"seed": seed})
-                corrections = await _count_corrections(client, tried.request(model))
-                if corrections == 1:
-                    return tried
-                if corrections and chosen is None:
-                    chosen = tried
+    with anyio.move_on_after(_OPENING_S):
+        for seed in range(opening.seed, opening.seed + _OPENING_TRIES):
+            tried = opening.model_copy(update={"seed": seed})
+            body = tried.request(model)
+            steered = await _listen(demo, body | {"steer": {"show_interventions": True}})
+            if not steered.interventions or steered.ended != "stop" or steered.is_harmful:
+                continue
+            if not (await _listen(engine, body)).is_harmful:
+                continue
+            if steered.interventions == 1:
+                return tried
+            chosen = chosen or tried
     return chosen or opening
 
 
-async def _count_corrections(client: UpstreamClient, body: dict[str, Any]) -> int:
-    """Interventions of a request that ran to its own end with nothing harmful shown; 0 for any other."""
-    interventions = 0
-    said, ended = "", None
+async def _listen(client: UpstreamClient, body: dict[str, Any]) -> _Heard:
+    """One streamed request, to its end. Raises DemoError."""
+    said, interventions, ended = "", 0, None
     try:
-        stream = await client.stream("/v1/chat/completions", body | {"steer": {"show_interventions": True}})
-        async with stream:
+        async with await client.stream("/v1/chat/completions", body) as stream:
             async for payloads in stream:
                 for chunk in map(json.loads, payloads):
                     interventions += "steer" in chunk
@@ -127,7 +142,7 @@ async def _count_corrections(client: UpstreamClient, body: dict[str, Any]) -> in
                         ended = choice["finish_reason"] or ended
     except UpstreamError as error:
         raise DemoError(f"the demo came up but does not answer: {error}") from error
-    return interventions if ended == "stop" and not PLACEHOLDER.search(said) else 0
+    return _Heard(said, interventions, ended)
 
 
 async def serve_demo(
