@@ -13,20 +13,8 @@ from typing import Any, Protocol
 
 from proxy.cut import LegEvent
 from proxy.errors import UpstreamError
-from proxy.frames import (
-    ChatReader,
-    Delta,
-    RawReader,
-    call_text,
-    drop_unread,
-    excise_token_ids,
-    finish_reason_of,
-    ids_of,
-    only_choice,
-    reasoning_of,
-    text_of,
-    usage_of,
-)
+from proxy.fields import call_text, drop_unread, finish_reason_of, ids_of, only_choice, reasoning_of, text_of, usage_of
+from proxy.frames import ChatReader, Delta, RawReader, excise_token_ids
 from proxy.think import Piece, ThinkMarkers, ThinkSplitter
 from proxy.toolcalls import ToolCallReader
 from proxy.upstream import UpstreamClient, UpstreamStream

@@ -9,7 +9,8 @@ import re
 import uuid
 from typing import Any
 
-from proxy.frames import Delta, call_text
+from proxy.fields import call_text
+from proxy.frames import Delta
 from proxy.think import Piece
 
 # Openers of the tool-call formats that vLLM's own parsers know; only the first is parsed.
