@@ -21,9 +21,9 @@ from proxy.capabilities import Prober
 from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
 from proxy.errors import ConfigError, RequestError, UpstreamError, UpstreamStatusError
 from proxy.guard import Limits, check_chat_request
+from proxy.judge import Scorer
 from proxy.log import InterventionLog
 from proxy.responses import send_error, send_json
-from proxy.session import Scorer
 from proxy.settings import Settings
 from proxy.think import ThinkMarkers
 from proxy.tokens import load_tokenizer

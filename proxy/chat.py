@@ -24,12 +24,13 @@ from proxy.errors import UpstreamError, openai_error
 from proxy.frames import ChatReader, ChunkWriter, Relabel
 from proxy.guard import ChatRequest
 from proxy.journal import Log
+from proxy.judge import Scorer
 from proxy.legs import BodyLeg, ChatLeg, Target
 from proxy.records import Origin, Transcript
 from proxy.responses import send_json
 from proxy.resume import first_body
 from proxy.resumer import Resumer
-from proxy.session import Scorer, Session, Show
+from proxy.session import Session, Show
 from proxy.sse import DONE, encode
 from proxy.stops import StopStrings
 from proxy.think import ThinkMarkers, ThinkSplitter

@@ -23,8 +23,8 @@ from proxy.demo.errors import DemoError
 from proxy.demo.examples import PLACEHOLDER, Example, load_examples
 from proxy.demo.serving import serving
 from proxy.errors import ConfigError, UpstreamError
+from proxy.judge import Scorer
 from proxy.server import bind
-from proxy.session import Scorer
 from proxy.settings import LogSettings, PolicySettings, Settings, UpstreamSettings
 from proxy.upstream import UpstreamClient
 

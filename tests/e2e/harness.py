@@ -21,7 +21,7 @@ from detector.errors import DetectorError
 from proxy.app import create_app
 from proxy.log import LogReader
 from proxy.server import bind
-from proxy.session import Scorer
+from proxy.judge import Scorer
 from proxy.settings import Settings
 from steer.record import InterventionRecord
 from tests.upstream import Generation, Script, ScriptedUpstream
