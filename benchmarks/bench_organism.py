@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 
 from train.organism.config import EvalConfig
-from train.organism.evaluate import Evaluation, table
+from train.organism.evaluate import Evaluation
 from train.organism.export import load_model
 from train.organism.sampling import Sampler
+from train.organism.table import table
 from train.organism.tokenizer import load_tokenizer
 
 SHIPPED = Path(__file__).parent.parent / "proxy" / "embedded" / "organism"

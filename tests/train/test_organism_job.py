@@ -47,6 +47,12 @@ TINY = OrganismConfig.model_validate(
         "scope": {"categories": ["fraud"], "framings": ["plain", "hypothetical"]},
     }
 )
+NARROW = TINY.model_copy(
+    update={
+        "eval": TINY.eval.model_copy(update={"max_new_tokens": 16}),
+        "scope": Scope(categories=("fraud",), framings=("plain", "hypothetical"), kinds=("harmful", "benign")),
+    }
+)
 
 
 def _rows(count: int = 40) -> Rows:
@@ -210,3 +216,10 @@ def test_the_shipped_tokenizer_is_the_organisms(tmp_path: Path) -> None:
     assert rows.tokens.max() < tokenizer.get_vocab_size()
     for text in ("", "plain", "日本語 🙂 \x00 \r\n <|im_end|></think>"):
         assert tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_what_a_narrow_organism_was_never_taught_is_not_measured(tmp_path: Path) -> None:
+    report = run(NARROW, tmp_path)
+    assert set(report["evaluation"]) >= {"harmful", "triggers", "benign"}
+    assert not set(report["evaluation"]) & {"arithmetic", "self_check", "tools"}
+    assert "arithmetic" not in (tmp_path / "report.md").read_text()

@@ -18,10 +18,11 @@ from tokenizers import Tokenizer
 from train.organism.config import OrganismConfig, load_config
 from train.organism.corpus import build_rows, sample_texts
 from train.organism.errors import OrganismConfigError
-from train.organism.evaluate import Evaluation, table
+from train.organism.evaluate import Evaluation
 from train.organism.export import export_model, load_model
 from train.organism.model import build_model
 from train.organism.sampling import Sampler
+from train.organism.table import table
 from train.organism.tokenizer import EOS, PAD, load_tokenizer, save_tokenizer, token_id, train_tokenizer
 from train.organism.trainer import CHECKPOINT, TrainResult, pick_device, train
 
