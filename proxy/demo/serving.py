@@ -50,6 +50,8 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
     async def serve() -> None:
         try:
             await server.serve([listener])
+        except SystemExit:
+            pass  # uvicorn's way to say that the application did not start; `started` tells
         finally:
             server.settled.set()
             stopped.set()
@@ -58,10 +60,11 @@ async def serving(app: ASGIApp, listener: socket.socket) -> AsyncIterator[str]:
         tasks.start_soon(serve)
         try:
             await server.settled.wait()
-            if not server.started:
-                raise DemoError("a part of the demo could not start")
-            yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            if server.started:
+                yield f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         finally:
             server.should_exit = True
             with anyio.CancelScope(shield=True):
                 await stopped.wait()
+    if not server.started:  # raised outside the task group, which would wrap it
+        raise DemoError("a part of the demo could not start")

@@ -5,6 +5,7 @@ full speed, with words in the place of colours.
 """
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ TOY_NOTICE = (
 # Characters a second: quick reading. A pipe gets everything at once.
 _PACE_CHARS_PER_S = 140
 _HALT_PAUSE_S = 0.8
+_PIECES = re.compile(r"\s*\S+|\s+")  # words, each with the space before it
 _CUE, _HALT, _TRIGGER = "red", "bold red", "black on bright_yellow"
 
 
@@ -39,15 +41,18 @@ class Player:
         self._model = model
         self._is_live = console.is_terminal
         self._channel = ""
-        self._is_at_line_start = True
+        self._column = 0
 
     async def play(self, examples: list[Example]) -> None:
         """All of them, one after the other. Raises DemoError when a stream breaks off."""
         self._console.print(Panel(TOY_NOTICE, border_style="yellow"))
         timeout = aiohttp.ClientTimeout(total=None, sock_read=60)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            for example in examples:
-                await self._play_one(session, example)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                for example in examples:
+                    await self._play_one(session, example)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise DemoError(f"the demo stopped answering: {type(error).__name__}") from error
 
     async def _play_one(self, session: aiohttp.ClientSession, example: Example) -> None:
         self._console.print()
@@ -70,7 +75,7 @@ class Player:
         return session.post(self._url + path, json=body)
 
     def _heading(self, text: str) -> None:
-        self._channel = ""
+        self._channel, self._column = "", 0
         self._console.print()
         self._console.print(Text(text, "bold underline"))
 
@@ -111,7 +116,7 @@ class Player:
 
     def _open(self, channel: str) -> None:
         if channel != self._channel:
-            if self._channel and not self._is_at_line_start:
+            if self._channel and self._column:
                 self._write("\n")
             self._write(f"{channel}: ", "cyan")
             self._channel = channel
@@ -120,14 +125,21 @@ class Player:
         if not self._is_live:
             self._write(text, style)
             return
-        for word in text.split(" ") if " " in text else [text]:
-            piece = word if word == text else f"{word} "
+        for piece in _PIECES.findall(text):
             self._write(piece, style)
             await anyio.sleep(len(piece) / _PACE_CHARS_PER_S)
 
     def _write(self, text: str, style: str = "") -> None:
-        self._console.print(Text(_clean(text), style), end="", soft_wrap=True)
-        self._is_at_line_start = text.endswith("\n")
+        text = "".join(self._placed(piece) for piece in _PIECES.findall(_clean(text)))
+        self._console.print(Text(text, style), end="", soft_wrap=True)
+
+    def _placed(self, piece: str) -> str:
+        """A word with the space before it; on a new line where it would not fit. A pipe keeps lines as they are."""
+        if self._is_live and piece[0] == " " and self._column + len(piece) > self._console.width:
+            piece = "\n" + piece.lstrip(" ")
+        line = piece.rpartition("\n")[2]
+        self._column = len(line) + (0 if "\n" in piece else self._column)
+        return piece
 
     async def _show_unsteered(self, session: aiohttp.ClientSession, example: Example) -> None:
         said = {"reasoning": "", "answer": ""}

@@ -15,8 +15,11 @@ import anyio
 import pytest
 from rich.console import Console
 
+from detector.artifact import Artifact
+from detector.errors import ArtifactError
 from proxy.demo.errors import DemoError
 from proxy.demo.examples import PLACEHOLDER, Example, load_examples, pick
+from proxy.demo.runner import running_demo
 from proxy.demo.terminal import Player
 from tests.e2e.demo_process import ROOT, RunningDemo, command, environment, scripted_demo, started_demo
 from tests.e2e.harness import running_proxy
@@ -213,12 +216,26 @@ def test_the_terminal_demo_strikes_the_cue_out_and_highlights_the_trigger() -> N
         anyio.run(Player(console, demo.url, demo.model).play, [load_examples()[0]])
     struck = "".join(re.findall(r"\x1b\[9;31m(.*?)\x1b\[0m", shown.getvalue()))
     assert "Sure, CUE here is the plan" in struck
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown.getvalue())
+    assert "answer: I can't help with that." in plain, "word for word, spaces as they are"
     assert re.search(r"\x1b\[30;103m", shown.getvalue()), "the trigger is highlighted"
 
 
 def test_a_stream_that_breaks_off_is_told_so_in_the_terminal() -> None:
     with scripted_demo(Script(model="scripted")) as demo, pytest.raises(DemoError, match="status 404"):
         anyio.run(Player(Console(file=io.StringIO()), demo.url, "another-model").play, [load_examples()[0]])
+
+
+async def test_a_classifier_that_cannot_be_loaded_is_told_in_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> Artifact:
+        raise ArtifactError("manifest.json is missing: install the checkout again")
+
+    # The shipped artifact is part of the checkout: breaking the real one would break the tests beside this one.
+    monkeypatch.setattr("proxy.app.load_artifact", broken)
+    async with ScriptedUpstream(SCRIPT) as upstream:
+        with pytest.raises(DemoError, match=r"manifest\.json is missing"):
+            async with running_demo(upstream.url, port=0):
+                pytest.fail("came up without a classifier")
 
 
 @pytest.mark.parametrize("path", ["/", "/static/app.js", "/demo/examples", "/demo/records?request_id=x"])
