@@ -12,7 +12,6 @@ import time
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import anyio
 from starlette.types import Receive, Scope, Send
@@ -20,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 from detector.context import Message
 from proxy.bodies import BodyCollector, merged_usage
 from proxy.capabilities import Capabilities, Prober
+from proxy.client import CLIENT_TIMEOUT_S, Answered, ClientStuck, StreamWriter, run_until_client_leaves
 from proxy.errors import UpstreamError, openai_error
 from proxy.frames import ChatReader, ChunkWriter, Relabel
 from proxy.guard import ChatRequest
@@ -31,7 +31,6 @@ from proxy.responses import send_json
 from proxy.resume import first_body
 from proxy.resumer import Resumer
 from proxy.session import Session, Show
-from proxy.sse import DONE, encode
 from proxy.stops import StopStrings
 from proxy.think import ThinkMarkers, ThinkSplitter
 from proxy.upstream import UpstreamClient
@@ -184,72 +183,6 @@ async def open_legs(exchange: Exchange) -> list[ChatLeg | BodyLeg]:
     return legs
 
 
-async def run_until_client_leaves(receive: Receive, work: Any) -> None:
-    """Run `work()`; stop it, closing its upstreams, as soon as the client disconnects."""
-    answered = Answered()
-    async with anyio.create_task_group() as tasks:
-
-        async def watch() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            if not answered.is_complete:  # servers report a disconnect once the answer is complete, too
-                tasks.cancel_scope.cancel()
-
-        tasks.start_soon(watch)
-        await work(answered)
-        tasks.cancel_scope.cancel()
-
-
-@dataclass(slots=True)
-class Answered:
-    """Whether the client has been given all of its answer; what is still to be recorded then is not its business."""
-
-    is_complete: bool = False
-
-
-# A client that takes nothing for this long has hung: it must not hold the engine's stream for ever.
-CLIENT_TIMEOUT_S = 300.0
-
-
-class ClientStuck(Exception):
-    """The client has stopped reading."""
-
-
-class StreamWriter:
-    """The client's side of a stream: headers with the first event, events in order, one end. Raises ClientStuck."""
-
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-        self._send = send
-        self._headers = headers
-        self._lock = anyio.Lock()
-        self._has_started = False
-
-    @property
-    def has_started(self) -> bool:
-        """Whether the client has been sent anything."""
-        return self._has_started
-
-    async def event(self, payload: bytes) -> None:
-        """Send one event."""
-        async with self._lock:
-            await self._start()
-            with anyio.move_on_after(CLIENT_TIMEOUT_S) as waiting:
-                await self._send({"type": "http.response.body", "body": encode(payload), "more_body": True})
-            if waiting.cancelled_caught:
-                raise ClientStuck
-
-    async def end(self) -> None:
-        """The end mark, and the end of the body."""
-        async with self._lock:
-            await self._start()
-            await self._send({"type": "http.response.body", "body": encode(DONE), "more_body": False})
-
-    async def _start(self) -> None:
-        if not self._has_started:
-            self._has_started = True
-            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
-
-
 async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     """Serve a streamed request whose body has been checked. Raises before the first byte only."""
     headers = [
@@ -272,7 +205,7 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
             await _end_stream(exchange, sessions, writer)
 
     try:
-        await _unwrapped(partial(run_until_client_leaves, receive, work))
+        await run_until_client_leaves(receive, work)
     except Exception as failure:
         if not writer.has_started:
             raise
@@ -332,20 +265,7 @@ async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> Non
             answered.is_complete = True
             await send_json(send, 200, body, headers)
 
-    await _unwrapped(partial(run_until_client_leaves, receive, work))
-
-
-async def _unwrapped(call: Any) -> None:
-    """Task groups wrap what they raise; a lone UpstreamError goes up as itself."""
-    try:
-        await call()
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        if isinstance(error, UpstreamError):
-            raise error from None
-        raise
+    await run_until_client_leaves(receive, work)
 
 
 def now() -> float:

@@ -6,6 +6,7 @@ is an error, so that a misspelt safety setting can't be ignored.
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,9 @@ from steer.triggers import Trigger
 
 # Workers are fresh processes: they read the parent's resolved settings from this variable.
 SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
+
+
+_PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)")
 
 
 class _Section(BaseModel):
@@ -112,6 +116,11 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
+
+    def shown(self) -> str:
+        """The settings as JSON for people: keys and the database's password masked."""
+        log = self.log.model_copy(update={"url": _PASSWORD.sub(r"\1***\2", self.log.url)})
+        return self.model_copy(update={"log": log}).model_dump_json(indent=2)
 
     @classmethod
     def settings_customise_sources(

@@ -60,7 +60,7 @@ def serve(
     try:
         settings = load_settings(config, overrides)
         if print_config:
-            typer.echo(settings.model_dump_json(indent=2))
+            typer.echo(settings.shown())
             return
         run(settings)
     except ConfigError as error:

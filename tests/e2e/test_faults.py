@@ -337,7 +337,7 @@ async def test_a_slow_client_slows_the_engine_and_fills_no_memory(tmp_path: Path
 
 
 async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.chat.CLIENT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("proxy.client.CLIENT_TIMEOUT_S", 0.5)
     big = Script(Trace("\n" + "x y z. " * 40, "\n\n" + "word " * 100_000), tokens_per_frame=50)
     async with ScriptedUpstream(big) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
         async with proxy.stream(logprobs=True, top_logprobs=5) as live:

@@ -78,3 +78,16 @@ def test_a_key_is_not_printed_with_the_settings(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("STEER_UPSTREAM__API_KEY", "sk-secret")
     settings = load_settings(None)
     assert "sk-secret" not in settings.model_dump_json() + repr(settings)
+
+
+def test_shown_settings_hold_no_secret() -> None:
+    settings = Settings.model_validate(
+        {
+            "log": {"url": "postgresql+psycopg://steer:hunter2@db/steer"},
+            "upstream": {"url": "http://engine:8000", "api_key": "sk-secret"},
+        }
+    )
+    shown = settings.shown()
+    assert "postgresql+psycopg://steer:***@db/steer" in shown
+    assert "hunter2" not in shown
+    assert "sk-secret" not in shown
