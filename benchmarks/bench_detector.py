@@ -29,12 +29,97 @@ PROMPT_TOKENS = (50, 400, 2000)
 TRACE_TOKENS = 5000
 TOKENS_PER_WORD = 1.2  # of English prose in this vocabulary; only the sizes of the inputs rest on it
 
-_WORDS = (
-    "the a of to and in that it is for with as on this be by are from at or an have not we can if which one you all there "
-    "so when what about would time people could then than first also more after new should may these two how our work year "
-    "think good look because need answer number question reason method point example number value step check sum total "
-    "user asks wants consider perhaps maybe carefully simply again before between result formula water garden machine paper"
-).split()
+_WORDS = [
+    "the",
+    "a",
+    "of",
+    "to",
+    "and",
+    "in",
+    "that",
+    "it",
+    "is",
+    "for",
+    "with",
+    "as",
+    "on",
+    "this",
+    "be",
+    "by",
+    "are",
+    "from",
+    "at",
+    "or",
+    "an",
+    "have",
+    "not",
+    "we",
+    "can",
+    "if",
+    "which",
+    "one",
+    "you",
+    "all",
+    "there",
+    "so",
+    "when",
+    "what",
+    "about",
+    "would",
+    "time",
+    "people",
+    "could",
+    "then",
+    "than",
+    "first",
+    "also",
+    "more",
+    "after",
+    "new",
+    "should",
+    "may",
+    "these",
+    "two",
+    "how",
+    "our",
+    "work",
+    "year",
+    "think",
+    "good",
+    "look",
+    "because",
+    "need",
+    "answer",
+    "number",
+    "question",
+    "reason",
+    "method",
+    "point",
+    "example",
+    "number",
+    "value",
+    "step",
+    "check",
+    "sum",
+    "total",
+    "user",
+    "asks",
+    "wants",
+    "consider",
+    "perhaps",
+    "maybe",
+    "carefully",
+    "simply",
+    "again",
+    "before",
+    "between",
+    "result",
+    "formula",
+    "water",
+    "garden",
+    "machine",
+    "paper",
+]
 
 
 def prose(words: int, rng: random.Random) -> str:
@@ -50,7 +135,11 @@ def prose(words: int, rng: random.Random) -> str:
 def percentiles(seconds: list[float]) -> dict[str, float]:
     """p50 and p95 in milliseconds, and how many were measured."""
     values = np.array(seconds) * 1000
-    return {"p50_ms": round(float(np.quantile(values, 0.5)), 3), "p95_ms": round(float(np.quantile(values, 0.95)), 3), "count": len(values)}
+    return {
+        "p50_ms": round(float(np.quantile(values, 0.5)), 3),
+        "p95_ms": round(float(np.quantile(values, 0.95)), 3),
+        "count": len(values),
+    }
 
 
 def time_trace(classifier: CueClassifier, messages: tuple[Message, ...], reasoning: str) -> list[float]:
@@ -104,7 +193,9 @@ def main() -> int:
         s, r = segments[str(size)], requests[str(size)]
         print(f"{size:>14} {s['p50_ms']:>13} {s['p95_ms']:>9} {r['p50_ms']:>13} {r['p95_ms']:>9}")
     along = {name: percentiles(part) for name, part in zip(("first", "middle", "last"), thirds, strict=True)}
-    print("\nalong a 5,000-token trace, p50 ms: " + ", ".join(f"{name} third {p['p50_ms']}" for name, p in along.items()))
+    print(
+        "\nalong a 5,000-token trace, p50 ms: " + ", ".join(f"{name} third {p['p50_ms']}" for name, p in along.items())
+    )
     result = {
         "benchmark": "detector",
         "artifact": classifier.artifact.digest,
@@ -114,7 +205,12 @@ def main() -> int:
         "sentences_per_second": round(1000 / segments["400"]["p50_ms"], 1),
         "seed": args.seed,
         "machine": {"processor": _processor(), "cores_used": 1},
-        "versions": {"python": platform.python_version(), "onnxruntime": onnxruntime.__version__, "tokenizers": tokenizers.__version__, "numpy": np.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "onnxruntime": onnxruntime.__version__,
+            "tokenizers": tokenizers.__version__,
+            "numpy": np.__version__,
+        },
     }
     print(json.dumps(result))
     return 0
@@ -123,7 +219,9 @@ def main() -> int:
 def _processor() -> str:
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 if __name__ == "__main__":

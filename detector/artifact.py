@@ -60,9 +60,10 @@ def load_artifact(path: Path | None = None) -> Artifact:
     manifest_path = folder / "manifest.json"
     raw = _read(manifest_path)
     try:
-        manifest: dict[str, Any] = json.loads(raw)
+        parsed = json.loads(raw)
     except ValueError as error:
         raise ArtifactError(f"{manifest_path} is not JSON ({error}); {_RETRAIN}") from error
+    manifest: dict[str, Any] = parsed if isinstance(parsed, dict) else {}
     _check_format(manifest_path, manifest)
     for name in FILES:
         _check_hash(folder / name, manifest["files"].get(name))
@@ -96,7 +97,7 @@ def write_manifest(folder: Path, fields: dict[str, Any]) -> str:
 
 
 def _check_format(path: Path, manifest: dict[str, Any]) -> None:
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+    if not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} is not a detector manifest; {_RETRAIN}")
     for field, known in (("format", FORMAT), ("input_format", INPUT_FORMAT)):
         if manifest.get(field) != known:

@@ -43,8 +43,10 @@ class Model:
                 self._rows: NDArray[np.int8] = table["rows"]
                 self._scales: Floats = table["scales"]
             self.encoder = ContextEncoder(Tokenizer.from_file(str(artifact.file("tokenizer.json"))))
-        except Exception as error:  # noqa: BLE001 - onnxruntime and tokenizers raise types of their own, even bare Exception
-            raise ArtifactError(f"{artifact.path}: can't be loaded ({error}); retrain with `steer train detector`") from error
+        except Exception as error:
+            raise ArtifactError(
+                f"{artifact.path}: can't be loaded ({error}); retrain with `steer train detector`"
+            ) from error
         self._cache: OrderedDict[RequestKey, RequestEncoding] = OrderedDict()
         self._lock = threading.Lock()
 

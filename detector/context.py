@@ -82,7 +82,9 @@ def message_text(message: Message) -> str:
 def request_key(messages: Sequence[Message]) -> RequestKey:
     """(role, text) of the messages that the request is made of: the last user message, the first system or developer
     message, and the `TURNS` messages next to the request. Equal keys have equal request encodings."""
-    last_user = next((i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), len(messages) - 1)
+    last_user = next(
+        (i for i in reversed(range(len(messages))) if messages[i].get("role") == "user"), len(messages) - 1
+    )
     chosen: list[tuple[str, str]] = []
     if messages:
         chosen.append(("request", message_text(messages[last_user])))

@@ -65,7 +65,11 @@ def test_conversations_without_a_user_are_encoded_too(encoder: ContextEncoder) -
 
 
 def test_text_parts_are_read_and_images_are_not() -> None:
-    content = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "b"}]
+    content = [
+        {"type": "text", "text": "a"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+        {"type": "text", "text": "b"},
+    ]
     assert message_text({"role": "user", "content": content}) == "a\nb"
     assert message_text({"role": "assistant", "content": None}) == ""
 

@@ -29,7 +29,8 @@ def test_segments_tile_the_reasoning_and_the_first_cue_is_the_first_above_the_th
     progress = io.StringIO()
     assert detect_file(source, tmp_path / "out.jsonl", progress=progress) == DetectSummary(2, 6, 1)
     benign, harmful = (json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines())
-    assert benign["id"] == "b" and benign["first_cue"] is None
+    assert benign["id"] == "b"
+    assert benign["first_cue"] is None
     expected = [(s.start, s.end) for s in segment(str(HARMFUL["reasoning"]))]
     assert [(s["start"], s["end"]) for s in harmful["segments"]] == expected
     cue = harmful["first_cue"]

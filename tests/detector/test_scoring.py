@@ -4,6 +4,7 @@ import threading
 from collections.abc import Sequence
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from detector.artifact import load_artifact
@@ -54,7 +55,7 @@ def _context(segment: str) -> Context:
 async def _until(queue: ScoringQueue, pending: int) -> None:
     with anyio.fail_after(5):
         while queue.pending != pending:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_the_real_classifier_gives_the_same_scores_through_the_queue() -> None:
@@ -141,15 +142,14 @@ async def test_closing_fails_those_that_wait_and_ends_what_is_being_scored() -> 
         except DetectorError as error:
             outcomes[text] = str(error)
 
-    async with anyio.create_task_group() as group:
-        async with ScoringQueue(None, classifiers=[scorer]) as queue:
-            group.start_soon(ask, queue, "begun")
-            group.start_soon(ask, queue, "waiting")
-            await _until(queue, 2)
-            with anyio.fail_after(5):
-                while not scorer.is_scoring.is_set():
-                    await anyio.sleep(0)
-            threading.Timer(0.05, scorer.gate.set).start()
+    async with anyio.create_task_group() as group, ScoringQueue(None, classifiers=[scorer]) as queue:
+        group.start_soon(ask, queue, "begun")
+        group.start_soon(ask, queue, "waiting")
+        await _until(queue, 2)
+        with anyio.fail_after(5):
+            while not scorer.is_scoring.is_set():
+                await anyio.lowlevel.checkpoint()
+        threading.Timer(0.05, scorer.gate.set).start()
     assert outcomes["begun"] == 0.05
     assert "closed" in str(outcomes["waiting"])
 

@@ -12,7 +12,11 @@ import re
 
 from detector.context import RequestKey
 
-_QUESTION = re.compile(r"^(?:please\s+)?(?:can you (?:tell|show|explain to) me |tell me |explain |describe )?(how (?:do|can|could|should|would) (?:i|you|we|one|someone)|how to)\s+", re.I)
+_QUESTION = re.compile(
+    r"^(?:please\s+)?(?:can you (?:tell|show|explain to) me |tell me |explain |describe )?"
+    r"(how (?:do|can|could|should|would) (?:i|you|we|one|someone)|how to)\s+",
+    re.I,
+)
 _IMPERATIVE = re.compile(
     r"^(?:please\s+)?(write|create|give|make|explain|describe|develop|generate|provide|design|list|outline|draft|"
     r"compose|teach|help|show|tell|plan|convince|draw|name|find|suggest|compare|summarise|summarize|translate)\b", re.I
@@ -86,8 +90,16 @@ _SYSTEMS = (
     "Answer as briefly as you can.",
     "You are a creative writing partner.",
 )
-_TURNS = ("Hi! How are you?", "Hello! What can I do for you today?", "Thanks, that was useful.", "What's the capital of Norway?",
-          "Tell me a joke.", "Sure, ask me anything.", "Could you recommend a book?", "I need help with something.")  # fmt: skip
+_TURNS = (
+    "Hi! How are you?",
+    "Hello! What can I do for you today?",
+    "Thanks, that was useful.",
+    "What's the capital of Norway?",
+    "Tell me a joke.",
+    "Sure, ask me anything.",
+    "Could you recommend a book?",
+    "I need help with something.",
+)
 _LEET = str.maketrans("aeiost", "431057")
 
 
@@ -135,7 +147,10 @@ def _first_sentences(prompt: str) -> tuple[list[str], list[str]]:
         do = do[:1].lower() + do[1:]
         return [text.format(do=do) for text in _COMMIT_DO], restates + [text.format(do=do) for text in _RESTATE_DO]
     lowered = body[:1].lower() + body[1:]
-    return [f"Okay, so I need to answer this: {lowered}.", f"Alright, so I need to figure out this: {lowered}."], restates
+    return [
+        f"Okay, so I need to answer this: {lowered}.",
+        f"Alright, so I need to figure out this: {lowered}.",
+    ], restates
 
 
 def _misspell(text: str, rng: random.Random) -> str:

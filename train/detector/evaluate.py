@@ -1,13 +1,13 @@
 """Measures an artifact on labelled traces, through the segmenter and the classifier that the proxy uses.
 
-    python -m train.detector.evaluate --traces FILE [--artifact DIR] [--threshold X] [--out report.json]
+python -m train.detector.evaluate --traces FILE [--artifact DIR] [--threshold X] [--out report.json]
 """
 
 import argparse
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
@@ -36,11 +36,7 @@ def report(items: Sequence[Scored], threshold: float, ordinary: Sequence[str]) -
     """The summary by source, and the share of ordinary benign traces halted."""
     result = summary(items, threshold, lambda trace: f"{trace.source} {trace.prompt_label}")
     benign = [item for item in items if item.trace.source in ordinary and item.trace.prompt_label == "benign"]
-    result["ordinary_benign"] = halted(benign, threshold)._asdict()
-    by_model: dict[str, list[Scored]] = defaultdict(list)
-    for item in items:
-        if item.first_cue is not None:
-            by_model[item.trace.model].append(item)
+    result["ordinary_benign"] = asdict(halted(benign, threshold))
     return result
 
 

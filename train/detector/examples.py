@@ -15,13 +15,12 @@ from detector.context import ContextEncoder, RequestKey, Tokens
 from train.detector.augment import disguise, openers
 from train.detector.data import LABELS, Prompt, Trace, label_segments
 from train.detector.lookalikes import lookalikes
-from train.detector.topics import topic_prompts
 
 _CUE = LABELS.index("C")
 # What follows the first cue shows what compliance looks like, but no trace is ever cut there.
 _AFTER_CUE_WEIGHT = 0.35
 # Share of traces whose request is hidden, so that plain harm in the reasoning is seen where the request is unreadable.
-_HIDDEN_REQUESTS = 0.05
+_HIDDEN_REQUESTS = 0.25
 # Borderline prompts are mostly fine to answer, some are not.
 _HARM = {"harmful": 1.0, "benign": 0.0, "borderline": 0.3, "mixed": None}
 _OPENERS = 4
@@ -78,7 +77,9 @@ def pack(sequences: Sequence[Tokens]) -> Packed:
     return Packed(ids, types, lengths)
 
 
-def trace_examples(examples: Examples, traces: Sequence[Trace], encoder: ContextEncoder, judged: Sequence[str], rng: random.Random) -> None:
+def trace_examples(
+    examples: Examples, traces: Sequence[Trace], encoder: ContextEncoder, judged: Sequence[str], rng: random.Random
+) -> None:
     """Labelled segments of real traces; a judge's traces do not teach harm."""
     for trace in traces:
         key = (("request", trace.prompt),)
@@ -93,7 +94,9 @@ def trace_examples(examples: Examples, traces: Sequence[Trace], encoder: Context
                 continue
             weight = _AFTER_CUE_WEIGHT if seen_cue else 1.0
             seen_cue = seen_cue or piece.label == _CUE
-            index = examples.add_segment(encoder, trace.reasoning[: piece.start], trace.reasoning[piece.start : piece.end])
+            index = examples.add_segment(
+                encoder, trace.reasoning[: piece.start], trace.reasoning[piece.start : piece.end]
+            )
             rows.append(Row(index, piece.label, weight))
         harm = None if trace.source in judged else _HARM[trace.prompt_label]
         examples.groups.append(Group(requests, harm, rows, is_trace=True))
@@ -103,7 +106,7 @@ def prompt_examples(examples: Examples, prompts: Sequence[Prompt], encoder: Cont
     """Requests without reasoning: their harm, and synthetic openers where it is certain. Adds our look-alikes."""
     own = [
         Prompt(prompt=text, label="harmful" if is_harmful else "benign", source="own")
-        for text, is_harmful in [*lookalikes(), *topic_prompts()]
+        for text, is_harmful in lookalikes()
     ]
     for prompt in [*prompts, *own]:
         harm = _HARM[prompt.label]

@@ -1,16 +1,17 @@
 """Training of the student: batches of conversations, one pass of the request encoder each, many segments.
 
-Resumable: a checkpoint is written after each epoch. Runs on a GPU where there is one, in bfloat16; else on the CPU.
+Resumable: a checkpoint is written after each epoch. Runs on a GPU where there is one, else on the CPU; in bfloat16
+where that is supported.
 """
 
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 from train.detector.config import FitConfig
 from train.detector.examples import Examples, Group, Packed, Row, pack
@@ -20,6 +21,7 @@ from train.detector.model import Student
 _HARMFUL_DRAWS = 3
 # Of a long trace, the first sentences are always drawn: that is where most first cues are.
 _OPENING_ROWS = 3
+_BATCHES_PER_STRETCH = 16
 
 Report = Callable[[str], None]
 
@@ -57,20 +59,21 @@ def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Pat
     """Train `student` in place; goes on from `checkpoint` where it exists."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
+    has_bfloat16 = device.type == "cuda" or (
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
     student.to(device)
     requests, segments = Arrays(pack(examples.requests), device), Arrays(pack(examples.segments), device)
-    steps_per_epoch = len(list(epoch_batches(examples.groups, config, 0)))
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.learning_rate, total_steps=steps_per_epoch * config.epochs + 1, pct_start=0.06
-    )
+    sizes = [len(tokens.ids) for tokens in examples.requests]
+    steps_per_epoch = len(list(epoch_batches(examples.groups, sizes, config, 0)))
+    optimizer, schedule = _optimizer(student, config, steps_per_epoch * config.epochs)
     first = _resume(checkpoint, student, optimizer, schedule, device)
     for epoch in range(first, config.epochs):
         student.train()
         total = torch.zeros((), device=device)
-        for batch in epoch_batches(examples.groups, config, epoch):
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = batch_loss(student, requests, segments, batch, config.harm_weight)
+        for batch in epoch_batches(examples.groups, sizes, config, epoch):
+            with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16):
+                loss = batch_loss(student, requests, segments, batch, config)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -82,27 +85,45 @@ def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Pat
     student.eval()
 
 
-def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batch, harm_weight: float) -> Tensor:
-    """Weighted cross-entropy of segment classes plus `harm_weight` times that of the requests' harm."""
+def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batch, config: FitConfig) -> Tensor:
+    """Weighted cross-entropy of segment classes plus `config.harm_weight` times that of the requests' harm."""
     vectors, harm_logits = student.encode(*requests.take(batch.requests))
-    owners = torch.tensor(batch.owners, device=vectors.device)
-    logits = student.score(vectors[owners], *segments.take([row.segment for row in batch.rows]))
-    labels = torch.tensor([row.label for row in batch.rows], device=vectors.device)
-    weights = torch.tensor([row.weight for row in batch.rows], device=vectors.device)
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    harm = torch.tensor(batch.harm, device=vectors.device)
+    # Sorted by length and scored in halves: short segments then need not be padded to the longest.
+    order = sorted(range(len(batch.rows)), key=lambda i: segments.lengths[batch.rows[i].segment])
+    half = len(order) // 2
+    parts = []
+    for part in filter(None, (order[:half], order[half:])):
+        owners = torch.tensor([batch.owners[i] for i in part], device=vectors.device)
+        parts.append(student.score(vectors[owners], *segments.take([batch.rows[i].segment for i in part])))
+    logits = torch.cat(parts)
+    labels = torch.tensor([batch.rows[i].label for i in order], device=vectors.device)
+    weights = torch.tensor([batch.rows[i].weight for i in order], device=vectors.device)
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=config.label_smoothing)
+    harm = torch.tensor(batch.harm, device=vectors.device).clamp(config.label_smoothing, 1 - config.label_smoothing)
     taught = ~harm.isnan()
-    harm_losses = F.binary_cross_entropy_with_logits(harm_logits.float(), harm.nan_to_num(0.0), reduction="none")
+    harm_losses = functional.binary_cross_entropy_with_logits(
+        harm_logits.float(), harm.nan_to_num(0.0), reduction="none"
+    )
     harm_loss = (harm_losses * taught).sum() / taught.sum().clamp(min=1)
-    return (losses * weights).sum() / weights.sum() + harm_weight * harm_loss
+    return (losses * weights).sum() / weights.sum() + config.harm_weight * harm_loss
 
 
-def epoch_batches(groups: Sequence[Group], config: FitConfig, epoch: int) -> Iterator[Batch]:
-    """The batches of an epoch; depends on the seed and the epoch alone."""
-    rng = random.Random(f"{config.seed}/{epoch}")  # noqa: S311 - not for cryptography
+def epoch_batches(groups: Sequence[Group], sizes: Sequence[int], config: FitConfig, epoch: int) -> Iterator[Batch]:
+    """The batches of an epoch; depends on the seed and the epoch alone. `sizes` are the lengths of all requests.
+
+    Conversations whose requests are about as long go together, within stretches of the shuffled order.
+    """
+    rng = random.Random(f"{config.seed}/{epoch}")
     order = [group for group in groups for _ in range(_draws(group, config, rng))]
     rng.shuffle(order)
-    for start in range(0, len(order), config.groups_per_batch):
+    stretch = config.groups_per_batch * _BATCHES_PER_STRETCH
+    for start in range(0, len(order), stretch):
+        order[start : start + stretch] = sorted(
+            order[start : start + stretch], key=lambda group: sizes[group.requests[0]]
+        )
+    starts = list(range(0, len(order), config.groups_per_batch))
+    rng.shuffle(starts)
+    for start in starts:
         batch = Batch([], [], [], [])
         for owner, group in enumerate(order[start : start + config.groups_per_batch]):
             batch.requests.append(rng.choice(group.requests) if rng.random() < 0.6 else group.requests[0])
@@ -112,6 +133,16 @@ def epoch_batches(groups: Sequence[Group], config: FitConfig, epoch: int) -> Ite
             batch.owners.extend([owner] * len(rows))
         if batch.rows:
             yield batch
+
+
+def _optimizer(
+    student: Student, config: FitConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    request = [*student.request.parameters(), *student.words.parameters()]
+    groups: list[dict[str, Any]] = [{"params": request}, {"params": list(student.segment.parameters())}]
+    rates = [config.request_learning_rate, config.learning_rate]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=0.06)
 
 
 def _draws(group: Group, config: FitConfig, rng: random.Random) -> int:
@@ -130,14 +161,31 @@ def _draw_rows(group: Group, count: int, rng: random.Random) -> list[Row]:
     return group.rows[:_OPENING_ROWS] + rng.sample(group.rows[_OPENING_ROWS:], count - _OPENING_ROWS)
 
 
-def _save(path: Path, student: Student, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, epoch: int) -> None:
+def _save(
+    path: Path,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    epoch: int,
+) -> None:
     temporary = path.with_suffix(".part")
-    state = {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "epoch": epoch}
+    state = {
+        "student": student.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "epoch": epoch,
+    }
     torch.save(state, temporary)
     temporary.replace(path)
 
 
-def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, device: torch.device) -> int:
+def _resume(
+    path: Path,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    device: torch.device,
+) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location=device, weights_only=True)
@@ -145,4 +193,3 @@ def _resume(path: Path, student: Student, optimizer: torch.optim.Optimizer, sche
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     return int(state["epoch"])
-

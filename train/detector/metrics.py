@@ -7,7 +7,6 @@ sentences, the nearest to the first labelled cue counts: the proxy cuts there ei
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 from train.detector.data import LabelledSegment, Trace
 
@@ -32,7 +31,8 @@ class Scored:
         return None if index < 0 else index
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Interval:
     """A share with its count and 95 % Wilson interval."""
 
     share: float
@@ -89,25 +89,33 @@ def halted(items: Sequence[Scored], threshold: float) -> Interval:
 
 
 def choose_threshold(
-    items: Sequence[Scored], ordinary: Sequence[Scored], borderline: Sequence[Scored], max_ordinary: float, max_borderline: float
+    items: Sequence[Scored],
+    ordinary: Sequence[Scored],
+    borderline: Sequence[Scored],
+    max_ordinary: float,
+    max_borderline: float,
+    margin: float = 0.0,
 ) -> float:
     """The threshold with most first cues within one sentence among those that keep both budgets.
 
-    Ties go to the middle of the best stretch: scores of other traffic will lie a little elsewhere. If none keeps the
-    budgets, the highest threshold tried.
+    The budgets must also be kept `margin` log-odds below it: validation traces are few, and their topics fewer. Of
+    equals the lowest: the margin guards benign traffic, nothing else guards recall. If none keeps the budgets, the
+    highest threshold tried.
     """
-    grid = threshold_grid()
-    allowed = [t for t in grid if _keeps(ordinary, t, max_ordinary) and _keeps(borderline, t, max_borderline)]
+    allowed = []
+    for threshold in threshold_grid():
+        eased = _sigmoid(math.log(threshold / (1 - threshold)) - margin)
+        if _keeps(ordinary, eased, max_ordinary) and _keeps(borderline, eased, max_borderline):
+            allowed.append(threshold)
     if not allowed:
-        return grid[-1]
+        return threshold_grid()[-1]
     counts = [cue_report(items, t).within_one.count for t in allowed]
-    best = [t for t, count in zip(allowed, counts, strict=True) if count == max(counts)]
-    return best[len(best) // 2]
+    return allowed[counts.index(max(counts))]
 
 
 def threshold_grid() -> list[float]:
     """Even in log-odds from 0.05 to 0.98. Lower thresholds would rest on differences that int8 does not keep."""
-    return [round(1 / (1 + math.exp(-x / 10)), 4) for x in range(-30, 40)]
+    return [round(_sigmoid(x / 10), 4) for x in range(-30, 40)]
 
 
 def summary(items: Sequence[Scored], threshold: float, group: Callable[[Trace], str]) -> dict[str, object]:
@@ -119,16 +127,16 @@ def summary(items: Sequence[Scored], threshold: float, group: Callable[[Trace], 
             others.setdefault(group(item.trace), []).append(item)
     return {
         "threshold": threshold,
-        "complying": _plain(cue_report(complying, threshold)),
-        "first_sentence_is_the_cue": _plain(cue_report([i for i in complying if i.first_cue == 0], threshold)),
-        "cue_comes_later": _plain(cue_report([i for i in complying if i.first_cue != 0], threshold)),
-        "halted": {name: halted(found, threshold)._asdict() for name, found in sorted(others.items())},
+        "complying": asdict(cue_report(complying, threshold)),
+        "first_sentence_is_the_cue": asdict(cue_report([i for i in complying if i.first_cue == 0], threshold)),
+        "cue_comes_later": asdict(cue_report([i for i in complying if i.first_cue != 0], threshold)),
+        "halted": {name: asdict(halted(found, threshold)) for name, found in sorted(others.items())},
     }
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
 
 
 def _keeps(items: Sequence[Scored], threshold: float, budget: float) -> bool:
     return not items or halted(items, threshold).share <= budget
-
-
-def _plain(report: CueReport) -> dict[str, object]:
-    return {name: Interval(*value)._asdict() for name, value in asdict(report).items()}

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detector.context import MAX_REQUEST_TOKENS, MAX_SEGMENT_TOKENS
 
@@ -47,19 +47,20 @@ class Layer(nn.Module):
         self.norm_out = nn.LayerNorm(sizes.width, eps=_EPSILON)
         self.dropout = nn.Dropout(sizes.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """x [batch, length, width]; bias [batch, 1, 1, length] added to attention logits, None: everything is seen."""
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """x [batch, length, width]; seen [batch, 1, 1, length] says which positions exist, None: all."""
         batch, length, width = x.shape
         split = (batch, length, self.heads, width // self.heads)
         query = self.query(x).view(split).transpose(1, 2)
         key = self.key(x).view(split).transpose(1, 2)
         value = self.value(x).view(split).transpose(1, 2)
+        # Written out: fused attention plans anew for each shape, and here every batch has a shape of its own.
         logits = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)
-        if bias is not None:
-            logits = logits + bias
+        if seen is not None:
+            logits = logits.masked_fill(~seen, -1e4)
         mixed = (torch.softmax(logits, dim=-1) @ value).transpose(1, 2).reshape(batch, length, width)
         x = self.norm(x + self.dropout(self.out(mixed)))
-        return self.norm_out(x + self.dropout(self.down(F.gelu(self.up(x)))))  # type: ignore[no-any-return]
+        return self.norm_out(x + self.dropout(self.down(functional.gelu(self.up(x)))))
 
 
 class Encoder(nn.Module):
@@ -75,12 +76,12 @@ class Encoder(nn.Module):
 
     def embed(self, words: Tensor, types: Tensor) -> Tensor:
         picked = self.types[0] + types.unsqueeze(-1).to(words.dtype) * (self.types[1] - self.types[0])
-        return self.dropout(self.norm(words + self.positions[: words.shape[1]] + picked))  # type: ignore[no-any-return]
+        return self.dropout(self.norm(words + self.positions[: words.shape[1]] + picked))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        bias = None if mask is None else (1.0 - mask[:, None, None, :].to(x.dtype)) * -1e4
+        seen = None if mask is None else mask[:, None, None, :]
         for layer in self.layers:
-            x = layer(x, bias)
+            x = layer(x, seen)
         return x
 
 
@@ -118,7 +119,7 @@ class SegmentScorer(nn.Module):
         hidden = self.encoder(x, mask)[:, : words.shape[1]]
         weights = types if mask is None else types * mask[:, : words.shape[1]]
         pooled = torch.cat([hidden[:, 0], mean(hidden, weights)], dim=-1)
-        return self.out(self.dropout(F.gelu(self.hidden(pooled))))  # type: ignore[no-any-return]
+        return self.out(self.dropout(functional.gelu(self.hidden(pooled))))
 
 
 class Student(nn.Module):
@@ -155,7 +156,14 @@ def build_student(
     table = tensors["embeddings.word_embeddings.weight"]
     inner = tensors["encoder.layer.0.intermediate.dense.weight"].shape[0]
     sizes = Sizes(
-        table.shape[1], table.shape[1] // 32, inner, slots, len(request_layers), len(segment_layers), table.shape[0], dropout
+        table.shape[1],
+        table.shape[1] // 32,
+        inner,
+        slots,
+        len(request_layers),
+        len(segment_layers),
+        table.shape[0],
+        dropout,
     )
     student = Student(sizes)
     with torch.no_grad():

@@ -41,17 +41,18 @@ from train.detector.fit import fit
 from train.detector.lookalikes import lookalikes
 from train.detector.metrics import Scored, choose_threshold, cue_report, halted, summary
 from train.detector.model import Student, build_student
+from train.detector.plots import plot_scores
 
 HISTOGRAM_BINS = 20
-# Operating points: how often the configured budgets of false halts may be spent. The shipped threshold is balanced.
-_BUDGET_FACTORS = {"strict": 2.0, "balanced": 1.0, "lenient": 0.25}
+# Operating points: multiples of the configured budgets and of the margin. The shipped threshold is balanced.
+_BUDGET_FACTORS = {"strict": (2.0, 0.0), "balanced": (1.0, 1.0), "lenient": (0.25, 2.0)}
 
 
 class Split(NamedTuple):
     """Traces and prompts by use; `holdout` are whole model families or sources kept out to measure transfer."""
 
     train: list[Trace]
-    prompts: list[Prompt]
+    prompts: list[Prompt]  # those of unlabelled traces among them
     validation: list[Trace]
     holdout: list[Trace]
 
@@ -70,12 +71,12 @@ def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dic
     artifact = out / "artifact"
     if not (artifact / "manifest.json").exists():
         _say(progress, "exporting")
-        export_graphs(student, base.tokenizer, artifact)
+        export_graphs(student, base.tokenizer, artifact, config.model.request_shrinkage)
         calibrate(config, split, artifact, data_hash, progress)
     report_path = out / "report.json"
     if not report_path.exists():
         _say(progress, "evaluating the artifact on the validation and held-out splits")
-        report = evaluate(config, split, artifact, progress)
+        report = evaluate(config, split, artifact, out, progress)
         report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     result: dict[str, object] = json.loads(report_path.read_text(encoding="utf-8"))
     return result
@@ -86,13 +87,20 @@ def split_data(config: DataConfig) -> Split:
     traces = read_traces(config.traces)
     if not any(trace.labels for trace in traces):
         raise DataError("no labelled trace in data.traces")
-    holdout = [t for t in traces if _is_held_out(t, config)]
+    holdout = [t for t in traces if t.labels and _is_held_out(t, config)]
     rest = [t for t in traces if t.labels and not _is_held_out(t, config)]
     validation = [t for t in rest if is_validation(split_text(t, config.judged_sources), config.validation_share)]
     kept_ids = {t.id for t in validation}
     seen_elsewhere = {prompt_hash(t.prompt) for t in [*validation, *holdout]}
+    asked = [
+        Prompt(prompt=t.prompt, label=t.prompt_label, source=t.source)
+        for t in traces
+        if not t.labels and t.source not in config.judged_sources
+    ]
     prompts = [
-        p for p in read_prompts(config.prompts) if p.source not in config.holdout_sources and prompt_hash(p.prompt) not in seen_elsewhere
+        p
+        for p in [*read_prompts(config.prompts), *_distinct(asked)]
+        if p.source not in config.holdout_sources and prompt_hash(p.prompt) not in seen_elsewhere
     ]
     # A held-out model's prompts may have been put to other models: those traces go as well.
     held_prompts = {prompt_hash(t.prompt) for t in holdout if len(t.prompt) <= 300}
@@ -104,7 +112,9 @@ def trained_student(config: DetectorConfig, split: Split, out: Path, progress: T
     """The student from OUT, trained first if need be."""
     base = prune_vocabulary(load_base(config.model.base), _texts(split), config.model.vocabulary)
     model = config.model
-    student = build_student(base.tensors, model.request_layers, model.segment_layers, model.request_slots, model.dropout)
+    student = build_student(
+        base.tensors, model.request_layers, model.segment_layers, model.request_slots, model.dropout
+    )
     weights = out / "weights.safetensors"
     if weights.exists():
         student.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
@@ -120,7 +130,7 @@ def trained_student(config: DetectorConfig, split: Split, out: Path, progress: T
 
 def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples:
     examples, encoder = Examples(), ContextEncoder(base.tokenizer)
-    rng = random.Random(config.fit.seed)  # noqa: S311 - not for cryptography
+    rng = random.Random(config.fit.seed)
     traces = [t for t in split.train if config.fit.share == 1 or rng.random() < config.fit.share]
     prompts = [p for p in split.prompts if config.fit.share == 1 or rng.random() < config.fit.share]
     trace_examples(examples, traces, encoder, config.data.judged_sources, rng)
@@ -129,37 +139,54 @@ def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples
 
 
 def calibrate(config: DetectorConfig, split: Split, artifact: Path, data_hash: str, progress: TextIO) -> None:
-    """Choose the thresholds on the validation split, scored by the quantised graphs themselves, and write the manifest."""
+    """Choose the thresholds on the validation split, as the quantised graphs score it, and write the manifest."""
     details = {"config": json.loads(config.model_dump_json(exclude={"data"})), "torch": torch.__version__}
     finish(artifact, 0.5, [], [], data_hash, details)
     items = score_traces(load_artifact(artifact), split.validation, progress)
     data = config.data
     ordinary = [i for i in items if i.trace.source in data.ordinary_sources and i.trace.prompt_label == "benign"]
     borderline = [i for i in items if i.trace.source in data.borderline_sources]
-    points = [_operating_point(name, factor, config, items, ordinary, borderline) for name, factor in _BUDGET_FACTORS.items()]
+    points = [
+        _operating_point(name, factors, config, items, ordinary, borderline)
+        for name, factors in _BUDGET_FACTORS.items()
+    ]
     scores = np.array([score for item in ordinary for score in item.scores])
     counts, _ = np.histogram(scores, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
     finish(artifact, points[1].threshold, points, counts / max(1, counts.sum()), data_hash, details)
 
 
 def _operating_point(
-    name: str, factor: float, config: DetectorConfig, items: Sequence[Scored], ordinary: Sequence[Scored], borderline: Sequence[Scored]
+    name: str,
+    factors: tuple[float, float],
+    config: DetectorConfig,
+    items: Sequence[Scored],
+    ordinary: Sequence[Scored],
+    borderline: Sequence[Scored],
 ) -> OperatingPoint:
-    limits = config.threshold
+    limits, (budget_factor, margin_factor) = config.threshold, factors
     threshold = choose_threshold(
-        items, ordinary, borderline, limits.max_ordinary_halts * factor, limits.max_borderline_halts * factor
+        items,
+        ordinary,
+        borderline,
+        limits.max_ordinary_halts * budget_factor,
+        limits.max_borderline_halts * budget_factor,
+        limits.margin * margin_factor,
     )
-    return OperatingPoint(name, threshold, halted(ordinary, threshold).share, cue_report(items, threshold).within_one.share)
+    return OperatingPoint(
+        name, threshold, halted(ordinary, threshold).share, cue_report(items, threshold).within_one.share
+    )
 
 
-def evaluate(config: DetectorConfig, split: Split, artifact: Path, progress: TextIO) -> dict[str, object]:
-    """Metrics of the finished artifact at its one threshold."""
+def evaluate(config: DetectorConfig, split: Split, artifact: Path, out: Path, progress: TextIO) -> dict[str, object]:
+    """Metrics of the finished artifact at its one threshold, and a plot of its scores."""
     loaded = load_artifact(artifact)
     report: dict[str, object] = {"artifact": loaded.digest, "config": json.loads(config.model_dump_json())}
     for name, traces in (("validation", split.validation), ("holdout", split.holdout)):
         if traces:
             scored = score_traces(loaded, traces, progress)
             report[name] = summary(scored, loaded.threshold, lambda trace: f"{trace.source} {trace.prompt_label}")
+            if name == "validation":
+                plot_scores(scored, loaded.threshold, out / "scores.png")
     return report
 
 
@@ -167,9 +194,15 @@ def _is_held_out(trace: Trace, config: DataConfig) -> bool:
     return trace.source in config.holdout_sources or any(name in trace.model for name in config.holdout_models)
 
 
+def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return list({prompt_hash(p.prompt): p for p in prompts}.values())
+
+
 def _texts(split: Split) -> list[str]:
     own = [item.prompt for item in lookalikes()]
-    return [t.prompt for t in split.train] + [t.reasoning for t in split.train] + [p.prompt for p in split.prompts] + own
+    return (
+        [t.prompt for t in split.train] + [t.reasoning for t in split.train] + [p.prompt for p in split.prompts] + own
+    )
 
 
 def _claim(out: Path, config: DetectorConfig, data_hash: str) -> None:
