@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import ConfigError
-from proxy.settings import dump_settings, load_settings, restore_settings
+from proxy.settings import Settings, dump_settings, load_settings, restore_settings
 
 
 def write(folder: Path, text: str) -> Path:
