@@ -4,7 +4,8 @@
 
 Prompts of 50, 400 and 2,000 tokens; sentences along a 5,000-token trace, by where in the trace they stand: the cost
 must grow with neither. The request encoding, paid once per conversation beside generation, is timed apart.
-The process is bound to one core. A table for people; the last line is one JSON document.
+The process is bound to one core; the thread's CPU time is timed, so that other work on the core doesn't count, and wall
+time beside it. A table for people; the last line is one JSON document.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -132,35 +134,49 @@ def prose(words: int, rng: random.Random) -> str:
     return " ".join(sentences)
 
 
-def percentiles(seconds: list[float]) -> dict[str, float]:
-    """p50 and p95 in milliseconds, and how many were measured."""
-    values = np.array(seconds) * 1000
-    return {
-        "p50_ms": round(float(np.quantile(values, 0.5)), 3),
-        "p95_ms": round(float(np.quantile(values, 0.95)), 3),
-        "count": len(values),
+class Seconds(NamedTuple):
+    """One measurement, or the difference of two."""
+
+    cpu: float
+    wall: float
+
+    def since(self) -> "Seconds":
+        """How long ago this was."""
+        return Seconds(time.thread_time() - self.cpu, time.perf_counter() - self.wall)
+
+
+def _now() -> Seconds:
+    return Seconds(time.thread_time(), time.perf_counter())
+
+
+def percentiles(seconds: list[Seconds]) -> dict[str, float]:
+    """p50 and p95 of CPU and of wall time in milliseconds, and how many were measured."""
+    cpu, wall = (np.array(values) * 1000 for values in zip(*seconds, strict=True))
+    quantiles = {"p50_ms": (cpu, 0.5), "p95_ms": (cpu, 0.95), "wall_p50_ms": (wall, 0.5), "wall_p95_ms": (wall, 0.95)}
+    return {name: round(float(np.quantile(values, q)), 3) for name, (values, q) in quantiles.items()} | {
+        "count": len(seconds)
     }
 
 
-def time_trace(classifier: CueClassifier, messages: tuple[Message, ...], reasoning: str) -> list[float]:
+def time_trace(classifier: CueClassifier, messages: tuple[Message, ...], reasoning: str) -> list[Seconds]:
     """Seconds for each sentence, in order; the request has been encoded before, as beside generation."""
     classifier.request_harm(messages)
     seconds = []
     for piece in segment(reasoning):
-        started = time.perf_counter()
+        started = _now()
         classifier.score([Context(messages, reasoning[: piece.start], reasoning[piece.start : piece.end])])
-        seconds.append(time.perf_counter() - started)
+        seconds.append(started.since())
     return seconds
 
 
-def time_requests(classifier: CueClassifier, words: int, count: int, rng: random.Random) -> list[float]:
+def time_requests(classifier: CueClassifier, words: int, count: int, rng: random.Random) -> list[Seconds]:
     """Seconds for each of `count` requests never met before."""
     seconds = []
     for _ in range(count):
         messages = ({"role": "user", "content": prose(words, rng)},)
-        started = time.perf_counter()
+        started = _now()
         classifier.request_harm(messages)
-        seconds.append(time.perf_counter() - started)
+        seconds.append(started.since())
     return seconds
 
 
@@ -178,16 +194,16 @@ def main() -> int:
 
     segments: dict[str, dict[str, float]] = {}
     requests: dict[str, dict[str, float]] = {}
-    thirds: list[list[float]] = [[], [], []]
+    thirds: list[list[Seconds]] = [[], [], []]
     print(f"{'prompt tokens':>14} {'sentence p50':>13} {'p95':>9} {'request p50':>13} {'p95':>9}   (ms)")
     for size in PROMPT_TOKENS:
-        seconds: list[float] = []
+        seconds: list[Seconds] = []
         for _ in range(args.repeat):
             messages = ({"role": "user", "content": prose(round(size / TOKENS_PER_WORD), rng)},)
             found = time_trace(classifier, messages, prose(round(TRACE_TOKENS / TOKENS_PER_WORD), rng))
             seconds += found
-            for position, part in enumerate(np.array_split(np.array(found), 3)):
-                thirds[position] += part.tolist()
+            for position in range(3):
+                thirds[position] += found[len(found) * position // 3 : len(found) * (position + 1) // 3]
         segments[str(size)] = percentiles(seconds)
         requests[str(size)] = percentiles(time_requests(classifier, round(size / TOKENS_PER_WORD), 20, rng))
         s, r = segments[str(size)], requests[str(size)]
