@@ -79,19 +79,19 @@ def merged(reply: Reply) -> Iterator[tuple[int, list[Any]]]:
 
 
 def _joins(last: Any, chunk: Any) -> bool:
-    """Append `chunk`'s text to `last`'s where both only carry text of one kind."""
+    """Move `chunk`'s text to `last` where both carry text of one kind; whether nothing is left of `chunk`."""
     if not chunk["choices"] or not last["choices"]:
         return False
     before, after = last["choices"][0], chunk["choices"][0]
     names = list(after["delta"])
-    if len(names) != 1 or list(before["delta"]) != names or before["finish_reason"] or after["finish_reason"]:
+    if len(names) != 1 or list(before["delta"]) != names or before["finish_reason"]:
         return False
-    if names == ["tool_calls"] or not isinstance(after["delta"][names[0]], str):
+    if not isinstance(after["delta"][names[0]], str):
         return False
-    before["delta"][names[0]] += after["delta"][names[0]]
+    before["delta"][names[0]] += after["delta"].pop(names[0])
     if after["logprobs"] is not None:
-        before["logprobs"]["content"] += after["logprobs"]["content"]
-    return True
+        before["logprobs"]["content"] += after["logprobs"].pop("content")
+    return after["finish_reason"] is None
 
 
 @pytest.mark.parametrize("name", CASES)
