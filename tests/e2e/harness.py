@@ -19,9 +19,9 @@ from yarl import URL
 from detector.context import Context, Message
 from detector.errors import DetectorError
 from proxy.app import create_app
+from proxy.judge import Scorer
 from proxy.log import LogReader
 from proxy.server import bind
-from proxy.judge import Scorer
 from proxy.settings import Settings
 from steer.record import InterventionRecord
 from tests.upstream import Generation, Script, ScriptedUpstream
