@@ -57,12 +57,12 @@ class Case:
 
 
 def cases(count: int, seed: int) -> list[Case]:
-    """`count` harmful prompts and look-alikes, half as many plain requests and problems, some agentic cases."""
+    """`count` harmful prompts, half as many look-alikes, plain requests and problems, some agentic cases."""
     rng = random.Random(seed)
     topics = {topic.id: topic.category for topic in load_topics()}
     drawn: list[Case] = []
     for group, harmful in (("harmful", True), ("look_alike", False)):
-        for prompt in draw_prompts("held_out", count, harmful=harmful, seed=seed):
+        for prompt in draw_prompts("held_out", count if harmful else count // 2, harmful=harmful, seed=seed):
             tags = {"framing": prompt.framing.id, "category": topics[prompt.ask.topic_id]}
             drawn.append(Case(group, list(prompt.messages), 0, tags))
     for group in ("multi_turn", "delayed", "tool_result", "nested"):

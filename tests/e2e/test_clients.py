@@ -232,7 +232,8 @@ async def test_small_chunks_are_not_held_back_by_either_socket(tmp_path: Path) -
 
 def _sockets_of_this_process() -> Iterator[bool]:
     for item in gc.get_objects():
-        if isinstance(item, asyncio.Transport) and not item.is_closing():
+        # By type: isinstance asks lazy modules for their class, and other tests' libraries answer with warnings.
+        if issubclass(type(item), asyncio.Transport) and not item.is_closing():
             raw = item.get_extra_info("socket")
             if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6) and item.get_extra_info("peername"):
                 yield bool(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))

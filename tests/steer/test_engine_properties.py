@@ -118,7 +118,8 @@ class Exact(random.Random):
 @THOROUGH
 @given(_LEG, st.sampled_from(["hold", "tap", "monitor"]), st.sampled_from(["reasoning", "all"]), _SEEDS)
 def test_without_a_cue_everything_is_shown(leg: Leg, mode: str, scope: str, chunking: int) -> None:
-    safe: Leg = [(channel, text.replace(CUE, "cue")) for channel, text in leg]
+    # Letter by letter: neighbouring parts of one channel may spell the mark together.
+    safe: Leg = [(channel, text.replace("U", "u")) for channel, text in leg]
     policy = Policy.model_validate({"mode": mode, "scope": scope})
     out = run([safe], policy, chunking=chunking)
     assert out.shown == text_of(safe)

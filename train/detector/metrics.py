@@ -99,8 +99,8 @@ def choose_threshold(
     """The threshold with most first cues within one sentence among those that keep both budgets.
 
     The budgets must also be kept `margin` log-odds below it: validation traces are few, and their topics fewer. Of
-    equals the lowest: the margin guards benign traffic, nothing else guards recall. If none keeps the budgets, the
-    highest threshold tried.
+    equals the one that halts fewest traces without a cue, then the lowest: the margin guards benign traffic, nothing
+    else guards recall. If none keeps the budgets, the highest threshold tried.
     """
     allowed = []
     for threshold in threshold_grid():
@@ -109,8 +109,8 @@ def choose_threshold(
             allowed.append(threshold)
     if not allowed:
         return threshold_grid()[-1]
-    counts = [cue_report(items, t).within_one.count for t in allowed]
-    return allowed[counts.index(max(counts))]
+    others = [item for item in items if item.first_cue is None]
+    return max(allowed, key=lambda t: (cue_report(items, t).within_one.count, -halted(others, t).count, -t))
 
 
 def threshold_grid() -> list[float]:
