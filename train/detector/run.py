@@ -141,6 +141,7 @@ def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples
 def calibrate(config: DetectorConfig, split: Split, artifact: Path, data_hash: str, progress: TextIO) -> None:
     """Choose the thresholds on the validation split, as the quantised graphs score it, and write the manifest."""
     details = {"config": json.loads(config.model_dump_json(exclude={"data"})), "torch": torch.__version__}
+    details["config"]["model"]["base"] = Path(config.model.base).name  # a path would tell of the machine, not the base
     finish(artifact, 0.5, [], [], data_hash, details)
     items = score_traces(load_artifact(artifact), split.validation, progress)
     data = config.data

@@ -91,7 +91,7 @@ function rejectedSide(record, pair) {
   if (rest.trim()) words.append(document.createTextNode(" "), element("del", "rejected after", inline(rest)));
   side.append(words);
   if (!pair.is_rejected_complete) {
-    side.append(element("p", "aside", "Cut short by the halt. The bake completes it offline from the same model; nobody is shown it."));
+    side.append(element("p", "aside", "Cut short by the halt: what would have followed was never generated."));
   }
   return side;
 }
