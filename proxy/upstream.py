@@ -17,6 +17,8 @@ from proxy.sse import DONE, SSEDecoder
 # Bodies other than streams: a long non-streamed completion with logprobs is some MB; the bound protects memory.
 MAX_BODY_BYTES = 64 << 20
 _READ_BYTES = 1 << 16
+# uvicorn, under vLLM too, closes idle connections after 5 s: well before that a new one is the better choice.
+_KEEP_ALIVE_S = 2.0
 
 
 class UpstreamStream:
@@ -83,7 +85,7 @@ class UpstreamClient:
         self._session = aiohttp.ClientSession(
             timeout=self._timeout,
             # aiohttp sets TCP_NODELAY itself; a small read buffer lets back-pressure reach the engine
-            connector=aiohttp.TCPConnector(limit=self._max_connections, enable_cleanup_closed=False),
+            connector=aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=_KEEP_ALIVE_S),
             read_bufsize=_READ_BYTES,
             auto_decompress=True,
             trust_env=False,
@@ -149,9 +151,7 @@ class UpstreamClient:
         if self._api_key is not None:
             sent["Authorization"] = f"Bearer {self._api_key}"
         try:
-            return await self._session.request(
-                method, self.base_url + path, json=body, headers=sent, allow_redirects=False
-            )
+            return await self._send(self._session, method, self.base_url + path, body, sent)
         except TimeoutError as error:
             raise UpstreamError(f"no answer from the upstream at {self.base_url} in time: is it overloaded?") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -159,6 +159,28 @@ class UpstreamClient:
                 f"cannot reach the upstream at {self.base_url} ({type(error).__name__}): "
                 "start the engine, or correct upstream.url"
             ) from error
+
+    async def _send(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: str,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str],
+    ) -> aiohttp.ClientResponse:
+        """Send; once more where the engine had just closed the idle connection that was to carry the request.
+
+        Nothing was answered then, and a generation that had begun would have died with its connection: asking again
+        does nothing twice.
+        """
+        try:
+            return await session.request(method, url, json=body, headers=headers, allow_redirects=False)
+        except TimeoutError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+            if isinstance(error, aiohttp.ClientConnectorError):
+                raise  # no connection at all: there is nobody to ask
+            return await session.request(method, url, json=body, headers=headers, allow_redirects=False)
 
     async def _status_error(self, response: aiohttp.ClientResponse) -> UpstreamStatusError:
         try:
