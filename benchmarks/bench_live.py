@@ -27,8 +27,10 @@ import anyio
 from benchmarks._report import finish
 from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
+from proxy.embedded.app import DEFAULT_NAME
 from proxy.log import LogReader
 from tests.e2e.harness import Reply, running_proxy
+from tests.proxy.embedded_server import running as running_embedded
 from tests.vllm.fixture import running_vllm
 from train.organism import agentic, arithmetic, oracle
 from train.organism.evaluate import rate
@@ -211,10 +213,8 @@ def engine(name: str, model: str) -> Iterator[tuple[str, str]]:
         with running_vllm("--max-num-seqs", "32", model_dir=ORGANISM, model="organism") as server:
             yield server.url, server.model
     else:
-        from proxy.embedded.serve import running_embedded  # noqa: PLC0415 - only this engine needs it
-
-        with running_embedded() as url:
-            yield url, "steer-organism"
+        with running_embedded() as server:
+            yield f"http://127.0.0.1:{server.port}", DEFAULT_NAME
 
 
 async def compare(url: str, model: str, count: int, seed: int, concurrency: int) -> dict[str, Any]:
