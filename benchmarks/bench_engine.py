@@ -26,7 +26,7 @@ from benchmarks._report import finish
 from proxy.log import LogReader
 from tests.e2e.harness import RunningProxy, TableScorer, running_proxy
 from tests.vllm.fixture import running_vllm
-from tests.vllm.spy import Leg, Spy, expected_reasoning, spying
+from tests.vllm.spy import Leg, Spy, is_as_expected, spying
 
 _QUESTION = "How many loaves does the baker need? " * 3
 _LONG = "The baker asks about twelve loaves of bread, and the train leaves the station at seven. " * 8
@@ -80,9 +80,8 @@ async def cut_requests(
         assert reply.is_complete
         legs = spy.take()
         told = [event["trigger_id"] for event in reply.told if event["event"] == "intervention"]
-        expected = expected_reasoning(legs, lambda text: is_cue(text, share), told)
         refused += reply.finish_reasons == ["content_filter"]
-        leaked += reply.reasoning != expected
+        leaked += not is_as_expected(reply.reasoning, legs, lambda text: is_cue(text, share), told)
         wrong += wrong_prefixes(legs)
         interventions += len(told)
         if (number + 1) % 25 == 0:

@@ -48,6 +48,14 @@ class Leg:
     def token_ids(self) -> list[int]:
         return [id for choice in self.choices for id in choice.get("token_ids") or []]
 
+    def cuts(self, at: int) -> list[int]:
+        """Where a cut at `at` may fall, best first: no earlier than the last event boundary before it."""
+        ends = [0]
+        for choice in self.choices:
+            delta = choice.get("delta", choice)
+            ends.append(ends[-1] + len(delta.get("reasoning") or delta.get("text") or ""))
+        return list(range(at, max(end for end in ends if end <= at) - 1, -1))
+
     @property
     def texts(self) -> tuple[str, str]:
         """Reasoning and answer, in the engine's own words; raw legs are split at their first closing marker."""
@@ -104,18 +112,27 @@ def spying() -> Iterator[Spy]:
         UpstreamClient.stream, UpstreamStream._batches = stream, batches  # type: ignore[method-assign]
 
 
-def expected_reasoning(legs: list[Leg], is_cue: Callable[[str], bool], triggers: list[str]) -> str:
-    """The reasoning that a client must have been shown, given what the engine said and which triggers were drawn."""
+def is_as_expected(shown: str, legs: list[Leg], is_cue: Callable[[str], bool], triggers: list[str]) -> bool:
+    """Whether a client was shown what it must be, given what the engine said and which triggers were drawn.
+
+    Up to each cut: the text before the first cue, less at most the token that the cut falls into (a token may hold
+    a line break and the blanks of the next line). Then the trigger. Nothing else, and nothing of the cue.
+    """
     texts = {trigger.id: trigger.text for trigger in DEFAULT_TRIGGERS}
-    shown = ""
+    prefix = ""
     for index, leg in enumerate(legs):
-        reasoning, _ = leg.texts
-        reasoning = reasoning.partition("</think>")[0]
+        reasoning = leg.texts[0].partition("</think>")[0]
         cut = next((s.start for s in segment(reasoning) if is_cue(reasoning[s.start : s.end])), None)
-        last = index == len(legs) - 1
-        if cut is None or (last and index >= len(triggers)):
-            shown += reasoning if cut is None else reasoning[:cut]
-            continue
-        kept = shown + reasoning[:cut]
-        shown = kept + ("" if not kept or kept[-1].isspace() else " ") + texts[triggers[index]]
-    return shown
+        if cut is None:
+            return shown == prefix + reasoning
+        if index >= len(triggers):  # refused
+            return any(shown == prefix + reasoning[:kept] for kept in leg.cuts(cut))
+        for kept in leg.cuts(cut):
+            before = prefix + reasoning[:kept]
+            after = before + ("" if not before or before[-1].isspace() else " ") + texts[triggers[index]]
+            if shown.startswith(after):
+                prefix = after
+                break
+        else:
+            return False
+    return shown == prefix
