@@ -48,7 +48,7 @@ def finish(name: str, figures: dict[str, Any], *, seed: int | None, out: Path | 
     """Print the JSON as the last line, and write it to `out` where given."""
     document = {
         "benchmark": name,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
