@@ -138,8 +138,7 @@ class Session:
     def _close_records(self) -> None:
         """The stream ended before its time: what was halted is recorded all the same, as far as it got."""
         if self.transcript.pending_halt is not None:
-            if self._journal.record is not None:
-                self._journal.close(self.transcript.completion("halted_again", None))
+            self._close_superseded()
             self._journal.open(self.transcript.abandoned(self._leg.uncut_tokens))
         if self._journal.record is not None:
             outcome: Outcome = "observed" if self.engine.policy.mode == "monitor" else "client_left"
@@ -332,6 +331,11 @@ class Session:
         leg.is_cut = True
         await self._act(self.engine.feed(Halted(cut.kept_chars)))
 
+    def _close_superseded(self) -> None:
+        """Another halt: the leg that the open record waited for has ended in it."""
+        if self._journal.record is not None:
+            self._journal.close(self.transcript.completion("halted_again", None))
+
     async def _splice(self, splice: Splice) -> None:
         trigger_ids: list[int] | None = []
         try:
@@ -340,8 +344,7 @@ class Session:
         except UpstreamError as error:
             logger.warning("request %s: the trigger could not be encoded: %s", self.transcript.request_id, error)
             self._is_resume_lost = True
-        if self._journal.record is not None:
-            self._journal.close(self.transcript.completion("halted_again", None))
+        self._close_superseded()
         self._journal.open(self.transcript.spliced(splice, trigger_ids))
 
     async def _resume(self, resume: Resume) -> None:
@@ -385,8 +388,7 @@ class Session:
         if not self._leg.is_cut:
             await self._end_shown_at(refuse.at)
         if self.transcript.pending_halt is not None:
-            if self._journal.record is not None:
-                self._journal.close(self.transcript.completion("halted_again", None))
+            self._close_superseded()
             self._journal.open(self.transcript.refused(refuse.cause))
         self.transcript.refusal_cause = refuse.cause
         payloads = self._outbox.cut(refuse.at, 0, self.writer)
