@@ -1,0 +1,33 @@
+"""The `steer` command: the composition root. Imports the other packages inside its commands, so that each starts fast
+and the serving side never loads what only training needs.
+
+Exit codes: 0 done, 1 failed, 2 wrong use.
+"""
+
+import typer
+
+from steer.cli import jobs, serving
+
+app = typer.Typer(
+    name="steer",
+    help="Halts a reasoning model at the first compliance cue in its reasoning and steers it back, live.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+train = typer.Typer(
+    help="Training jobs; every job takes --config TOML and --out DIR and can be resumed.",
+    no_args_is_help=True,
+)
+app.add_typer(train, name="train")
+
+app.command()(serving.serve)
+app.command()(serving.demo)
+app.command()(serving.detect)
+train.command("detector")(jobs.train_detector)
+train.command("organism")(jobs.train_organism)
+
+
+def main() -> None:
+    """Entry point of the `steer` command."""
+    app()
