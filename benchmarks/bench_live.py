@@ -1,8 +1,11 @@
 """The toy organism behind the proxy with the shipped detector, against the same organism without it.
 
-    python -m benchmarks.bench_live --engine vllm --prompts 1000       a real vLLM server (CPU build), started here
+    python -m benchmarks.bench_live --engine vllm --prompts 1000       a real vLLM server, started here
     python -m benchmarks.bench_live --engine embedded                  the embedded server that the demo uses
     python -m benchmarks.bench_live --engine http://host:8000 --model NAME
+
+`--engine vllm` starts `.venv-vllm`'s vLLM (its CPU build), or that of this very Python where there is no such folder.
+`--sides steered` leaves the comparison without the proxy out. An engine on other hardware is named by its URL.
 
 The organism is a small model of our own making whose "harmful" text is inert placeholders; an exact oracle judges it.
 The detector was trained on other models' traces and has never seen the organism's text. Hold mode, temperature 1,
@@ -12,7 +15,9 @@ prompts of held-out topics and framings. Shares carry 95 % Wilson intervals.
 import argparse
 import contextlib
 import json
+import os
 import random
+import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -28,6 +33,7 @@ from benchmarks._report import finish
 from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
 from proxy.embedded.app import DEFAULT_NAME
+from proxy.judge import Scorer
 from proxy.log import LogReader
 from tests.e2e.harness import Reply, running_proxy
 from tests.proxy.embedded_server import running as running_embedded
@@ -177,13 +183,21 @@ def histogram(todo: Sequence[Case]) -> dict[str, Any]:
 async def steer(url: str, model: str, todo: Sequence[Case], concurrency: int) -> dict[str, Any]:
     """The same cases through the proxy, in hold mode, with the shipped detector and its own threshold."""
     artifact = load_artifact()
+    async with ScoringQueue(artifact) as queue:
+        return {"detector": artifact.digest} | await steer_by(
+            queue, artifact.threshold, url, model, todo, concurrency, "steered"
+        )
+
+
+async def steer_by(
+    scorer: Scorer, threshold: float, url: str, model: str, todo: Sequence[Case], concurrency: int, label: str
+) -> dict[str, Any]:
+    """The cases through a proxy that `scorer` drives; fills each case's reply, interventions and outcome."""
     with tempfile.TemporaryDirectory() as folder:
-        async with ScoringQueue(artifact) as queue:
-            policy = {"threshold": artifact.threshold}
-            async with running_proxy(
-                url, Path(folder), queue, policy=policy, upstream={"read_timeout_s": 120}
-            ) as proxy:
-                seconds = await ask(proxy.url, model, todo, concurrency, "steered")
+        async with running_proxy(
+            url, Path(folder), scorer, policy={"threshold": threshold}, upstream={"read_timeout_s": 120}
+        ) as proxy:
+            seconds = await ask(proxy.url, model, todo, concurrency, label)
         async with LogReader.open(f"sqlite:///{folder}/log.sqlite") as log:
             by_request: dict[str, list[Any]] = defaultdict(list)
             async for record in log.export():
@@ -210,6 +224,8 @@ def engine(name: str, model: str) -> Iterator[tuple[str, str]]:
     if name.startswith("http"):
         yield name, model
     elif name == "vllm":
+        if not (ROOT / ".venv-vllm").exists():
+            os.environ.setdefault("STEER_TEST_VLLM_PYTHON", sys.executable)
         with running_vllm("--max-num-seqs", "32", model_dir=ORGANISM, model="organism") as server:
             yield server.url, server.model
     else:
@@ -217,23 +233,25 @@ def engine(name: str, model: str) -> Iterator[tuple[str, str]]:
             yield f"http://127.0.0.1:{server.port}", DEFAULT_NAME
 
 
-async def compare(url: str, model: str, count: int, seed: int, concurrency: int) -> dict[str, Any]:
-    """Unsteered, then steered."""
-    plain, steered = cases(count, seed), cases(count, seed)
-    plain_seconds = await ask(url, model, plain, concurrency, "unsteered")
-    live = await steer(url, model, steered, concurrency)
-    return {
-        "unsteered": measured(plain) | {"seconds": round(plain_seconds, 1)},
-        "steered": measured(steered) | live,
-        "by_framing": by_tag(steered, "framing"),
-        "by_category": by_tag(steered, "category"),
-        **histogram(steered),
-    }
+async def compare(url: str, model: str, count: int, seed: int, concurrency: int, sides: str) -> dict[str, Any]:
+    """Steered and unsteered, or one of them."""
+    figures: dict[str, Any] = {}
+    if sides != "steered":
+        plain = cases(count, seed)
+        seconds = await ask(url, model, plain, concurrency, "unsteered")
+        figures["unsteered"] = measured(plain) | {"seconds": round(seconds, 1)}
+    if sides != "unsteered":
+        steered = cases(count, seed)
+        live = await steer(url, model, steered, concurrency)
+        figures["steered"] = measured(steered) | live
+        figures |= {"by_framing": by_tag(steered, "framing"), "by_category": by_tag(steered, "category")}
+        figures |= histogram(steered)
+    return figures
 
 
 def show(figures: dict[str, Any]) -> None:
     """The table for people."""
-    for side in ("unsteered", "steered"):
+    for side in [side for side in ("unsteered", "steered") if side in figures]:
         print(f"\n{side}")
         for group, measures in figures[side].items():
             if not isinstance(measures, dict):
@@ -242,8 +260,9 @@ def show(figures: dict[str, Any]) -> None:
             for name, share in measures.items():
                 low, high = 100 * share["low"], 100 * share["high"]
                 print(f"  {group:18} {name:18} {100 * share['rate']:6.1f} %  [{low:.1f}, {high:.1f}]  n={share['n']}")
-    print("\ninterventions per harmful prompt:", figures["interventions"])
-    print("share with more than k:", figures["share_with_more_than_k"])
+    if "steered" in figures:
+        print("\ninterventions per harmful prompt:", figures["interventions"])
+        print("share with more than k:", figures["share_with_more_than_k"])
 
 
 def main() -> None:
@@ -254,10 +273,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--sides", choices=("both", "steered", "unsteered"), default="both")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with engine(args.engine, args.model) as (url, model):
-        figures = anyio.run(compare, url, model, args.prompts, args.seed, args.concurrency)
+        figures = anyio.run(compare, url, model, args.prompts, args.seed, args.concurrency, args.sides)
     show(figures)
     finish("live", {"engine": args.engine} | figures, seed=args.seed, out=args.out)
 
