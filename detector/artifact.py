@@ -11,11 +11,14 @@ Nothing is used before its hash was compared: a detector that silently scores wi
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from detector.calibration import Calibration
 from detector.context import INPUT_FORMAT
+from detector.drift import Reference
 from detector.errors import ArtifactError
 
 DEFAULT_ARTIFACT = Path(__file__).parent / "artifacts" / "default"
@@ -25,13 +28,33 @@ _RETRAIN = "reinstall the package, or train one with `steer train detector`"
 
 
 @dataclass(frozen=True, slots=True)
+class Rate:
+    """A share of validation traces with its count and 95 % Wilson interval."""
+
+    share: float
+    count: int
+    of: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold with what it was chosen for; rates are shares of validation traces."""
+    """A threshold, the false-halt budgets per trace that it was chosen for, and what it does on validation traces.
+
+    `recall`: complying traces halted within one sentence of their first cue; `false_halt_rate`: ordinary benign traces
+    halted anywhere. The rest is None in artifacts that were made without it.
+    """
 
     name: str
     threshold: float
     false_halt_rate: float
     recall: float
+    max_ordinary_halts: float | None = None
+    max_borderline_halts: float | None = None
+    found: Rate | None = None
+    ordinary: Rate | None = None
+    borderline: Rate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +69,18 @@ class Artifact:
     training_data: str
     reference_histogram: tuple[float, ...]
     """Share of the segments of ordinary traffic in each of equally wide score bins over [0, 1]."""
+    calibration: Calibration | None = None
+    """None: the graph's scores are used as they are."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """What drift is measured against, by population: `ordinary` benign traffic, `all` validation traffic."""
+
+    def point(self, name: str) -> OperatingPoint:
+        """The operating point of that name. Raises `ArtifactError` naming those that there are."""
+        for point in self.operating_points:
+            if point.name == name:
+                return point
+        known = ", ".join(point.name for point in self.operating_points) or "none"
+        raise ArtifactError(f"{self.path}: no operating point {name!r}; it has {known}")
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -72,10 +107,12 @@ def load_artifact(path: Path | None = None) -> Artifact:
             path=folder,
             digest=hashlib.sha256(raw).hexdigest(),
             threshold=float(manifest["threshold"]),
-            operating_points=tuple(OperatingPoint(**point) for point in manifest["operating_points"]),
+            operating_points=tuple(_point(point) for point in manifest["operating_points"]),
             labels=tuple(manifest["labels"]),
             training_data=str(manifest["training_data"]),
             reference_histogram=tuple(float(share) for share in manifest["reference_histogram"]),
+            calibration=None if manifest.get("calibration") is None else Calibration(**manifest["calibration"]),
+            references={name: Reference.from_json(item) for name, item in manifest.get("references", {}).items()},
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{manifest_path}: bad or missing field ({error!r}); {_RETRAIN}") from error
@@ -96,13 +133,18 @@ def write_manifest(folder: Path, fields: dict[str, Any]) -> str:
     return hashlib.sha256(raw).hexdigest()
 
 
+def _point(fields: Mapping[str, Any]) -> OperatingPoint:
+    rates = {name: Rate(**value) for name, value in fields.items() if isinstance(value, dict)}
+    return OperatingPoint(**{**fields, **rates})
+
+
 def _check_format(path: Path, manifest: dict[str, Any]) -> None:
     if not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} is not a detector manifest; {_RETRAIN}")
-    for field, known in (("format", FORMAT), ("input_format", INPUT_FORMAT)):
-        if manifest.get(field) != known:
+    for name, known in (("format", FORMAT), ("input_format", INPUT_FORMAT)):
+        if manifest.get(name) != known:
             raise ArtifactError(
-                f"{path}: {field} is {manifest.get(field)!r}, this version reads {known}; "
+                f"{path}: {name} is {manifest.get(name)!r}, this version reads {known}; "
                 "retrain with `steer train detector`, or install the version that made it"
             )
 

@@ -42,6 +42,7 @@ class Model:
             with np.load(artifact.file("embeddings.npz"), allow_pickle=False) as table:
                 self._rows: NDArray[np.int8] = table["rows"]
                 self._scales: Floats = table["scales"]
+            self._calibration = artifact.calibration
             self.encoder = ContextEncoder(Tokenizer.from_file(str(artifact.file("tokenizer.json"))))
         except Exception as error:
             raise ArtifactError(
@@ -74,7 +75,9 @@ class Model:
         tokens = self.encoder.segment(reasoning_before, segment)
         feeds = {"request": request.vectors[None], "words": self._words(tokens.ids), "types": tokens.types[None]}
         (score,) = self._scorer.run(["score"], feeds)
-        return float(score[0])
+        # fp32 softmax may overshoot 1 by its rounding, and a verdict must be a probability.
+        raw = min(max(float(score[0]), 0.0), 1.0)
+        return raw if self._calibration is None else self._calibration.apply(raw)
 
     def _words(self, ids: Ids) -> Floats:
         """Word vectors [1, length, width]."""
