@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import jobs, serving
+from steer.cli import jobs, rollout, serving
 
 app = typer.Typer(
     name="steer",
@@ -26,6 +26,7 @@ app.command()(serving.demo)
 app.command()(serving.detect)
 train.command("detector")(jobs.train_detector)
 train.command("organism")(jobs.train_organism)
+train.command("rollout")(rollout.train_rollout)
 
 
 def main() -> None:

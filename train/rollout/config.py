@@ -1,0 +1,131 @@
+"""What `steer train rollout --config TOML` may say. Unknown fields are errors."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from steer.policy import Policy
+from steer.triggers import DEFAULT_TRIGGERS, Trigger
+from train.rollout.detectors import DetectorConfig
+from train.rollout.errors import RolloutConfigError
+from train.rollout.generator import Sampling
+from train.rollout.inprocess import InProcessConfig
+from train.rollout.local import LocalConfig
+from train.rollout.prompts import PromptsConfig
+from train.rollout.served import ServedConfig
+
+ConfigKind = TypeVar("ConfigKind", bound=BaseModel)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(_Model):
+    """The reasoning model."""
+
+    name: str = Field(description="folder or hub name; also what rollouts and pairs call the model")
+    tokenizer: str | None = Field(None, description="folder or hub name of the tokenizer; none: the model's own")
+    served_name: str | None = Field(None, description="name that a server knows it by; none: `name`")
+    adapter: str | None = Field(None, description="LoRA folder; with engine.kind = served, the adapter's served name")
+    recorded_as: tuple[str, ...] = Field((), description="further names of this model in intervention records")
+    template_options: dict[str, Any] = Field(default_factory=dict, description="options of the chat template")
+
+
+class ThinkConfig(_Model):
+    """The markers around the reasoning."""
+
+    start: str = Field("<think>", min_length=1)
+    end: str = Field("</think>", min_length=1)
+
+
+class EngineConfig(_Model):
+    """What generates."""
+
+    kind: Literal["transformers", "served", "vllm"] = Field(
+        "transformers", description="transformers: in this process; served: a vLLM URL; vllm: vllm.LLM in this process"
+    )
+    local: LocalConfig = LocalConfig()
+    served: ServedConfig = ServedConfig()
+    vllm: InProcessConfig = InProcessConfig()
+    lanes: int = Field(
+        2, ge=1, le=64, description="blocks of prompts in work at a time: one is judged while another generates"
+    )
+    block: int = Field(32, ge=1, description="prompts in a block: what goes through the rounds together")
+
+
+class TriggersConfig(_Model):
+    """What is spliced."""
+
+    branches: int = Field(6, ge=0, description="first triggers tried for each cut; 0: one, chosen as the proxy would")
+    benign_branches: int = Field(0, ge=0, description="the same for benign prompts that nothing halted, cut anywhere")
+    ids: tuple[str, ...] = Field((), description="ids of the pool's triggers to use; none: all")
+    pool: tuple[Trigger, ...] = Field(DEFAULT_TRIGGERS, min_length=1, description="id, kind and text of each")
+
+    @model_validator(mode="after")
+    def _ids_exist(self) -> Self:
+        known = [trigger.id for trigger in self.pool]
+        if unknown := [id for id in self.ids if id not in known]:
+            raise ValueError(f"ids: {', '.join(unknown)} not in the pool, which has {', '.join(known)}")
+        if len(set(known)) < len(known):
+            raise ValueError("pool: trigger ids must be unique")
+        return self
+
+    @property
+    def chosen(self) -> tuple[Trigger, ...]:
+        """The triggers in use."""
+        return tuple(trigger for trigger in self.pool if not self.ids or trigger.id in self.ids)
+
+
+class RecordsConfig(_Model):
+    """Intervention records to complete instead of prompts to roll out."""
+
+    source: Path = Field(description="JSONL of InterventionRecord, as `steer log export` writes it")
+    branches: int = Field(1, ge=1, description="triggers tried for a record that holds no finished safe side")
+
+
+class RolloutConfig(_Model):
+    """One job. `max_tokens` bounds a whole turn, triggers included."""
+
+    model: ModelConfig
+    think: ThinkConfig = ThinkConfig()
+    engine: EngineConfig = EngineConfig()
+    prompts: PromptsConfig | None = None
+    records: RecordsConfig | None = None
+    detector: DetectorConfig = DetectorConfig()
+    policy: Policy = Policy()
+    triggers: TriggersConfig = TriggersConfig()
+    sampling: Sampling = Sampling()
+    samples: int = Field(1, ge=1, description="unsteered generations of each prompt")
+    max_tokens: int | None = Field(4096, ge=1, description="tokens of a turn; none: what the context holds")
+    seed: int = 1
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if (self.prompts is None) == (self.records is None):
+            raise ValueError("give either [prompts] or [records]")
+        if self.policy.mode != "hold":
+            raise ValueError('policy.mode: rollouts run in "hold" mode; leave it out')
+        if "threshold" in self.policy.model_fields_set:
+            raise ValueError("policy.threshold: set detector.threshold instead")
+        return self
+
+
+def load_config(path: Path) -> RolloutConfig:
+    """Raises RolloutConfigError that names the file and each wrong field."""
+    return read_config(path, RolloutConfig, RolloutConfigError)
+
+
+def read_config(path: Path, kind: type[ConfigKind], error_kind: type[Exception]) -> ConfigKind:
+    """A TOML file as a model of `kind`; whatever is wrong with it is an `error_kind`."""
+    try:
+        return kind.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise error_kind(f"cannot read the config {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise error_kind(f"{path} is no valid TOML: {error}") from error
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()]
+        raise error_kind(f"{path} does not fit:\n" + "\n".join(lines)) from error
