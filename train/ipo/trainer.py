@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import ProgressCallback, TrainerCallback
-from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DPOTrainer
 
 from train.ipo.guards import GradientGuard, diverged
 
@@ -80,7 +81,8 @@ class IPOTrainer(DPOTrainer):
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            (Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}" / COMPLETE).touch()
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            (folder / COMPLETE).touch()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -106,6 +108,7 @@ class _Bar(ProgressCallback):
     """transformers' progress bar with the figures beside it, instead of a line for each step."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None and logs:
+        bar: Any = self.training_bar
+        if state.is_world_process_zero and bar is not None and logs:
             shown = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy"}
-            self.training_bar.set_postfix({short: f"{logs[key]:.3f}" for key, short in shown.items() if key in logs})
+            bar.set_postfix({short: f"{logs[key]:.3f}" for key, short in shown.items() if key in logs})
