@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from detector.wordpieces import WordPieces
+
 INPUT_FORMAT = 1
 
 Channel = Literal["reasoning", "answer"]
@@ -105,12 +107,10 @@ def fold(text: str) -> str:
 
 
 class ContextEncoder:
-    """Turns requests and segments into token ids of bounded length. Thread-safe: holds no state but the tokenizer."""
+    """Turns requests and segments into token ids of bounded length. Thread-safe: keeps the words it met."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self._tokenizer = tokenizer
+        self._pieces = WordPieces(tokenizer)
         self._cls = _special(tokenizer, "[CLS]")
         self._sep = _special(tokenizer, "[SEP]")
 
@@ -153,8 +153,7 @@ class ContextEncoder:
         return start[:head] + self._encode(text[-tail * _CHARS_PER_TOKEN :])[-tail:]
 
     def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(fold(text), add_special_tokens=False).ids
-        return ids
+        return self._pieces.ids(fold(text))
 
 
 def _tokens(ids: list[int], types: list[int]) -> Tokens:

@@ -1,6 +1,5 @@
 """From a trained student to an artifact folder: two int8 graphs, an int8 table of word vectors, tokenizer, manifest."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -9,43 +8,14 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from detector.artifact import OperatingPoint, write_manifest
 from detector.context import ContextEncoder
 from train.detector.data import LABELS
-from train.detector.model import RequestEncoder, SegmentScorer, Student
-
-_CUE = LABELS.index("C")
-
-
-class _RequestGraph(nn.Module):
-    """The request encoder with its vectors drawn towards those of an unknown request.
-
-    A small encoder is sure of the harm of requests that it does not understand, and then vetoes what the segment says.
-    Drawn towards "unknown", its vectors leave the segment a say. Costs nothing: one addition in the graph.
-    """
-
-    def __init__(self, encoder: RequestEncoder, unknown: Tensor, shrinkage: float) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.shrinkage = shrinkage
-        self.register_buffer("pull", shrinkage * unknown)
-
-    def forward(self, words: Tensor, types: Tensor) -> tuple[Tensor, Tensor]:
-        vectors, harm = self.encoder(words, types)
-        return (1.0 - self.shrinkage) * vectors + self.pull, torch.sigmoid(harm)
-
-
-class _ScoreGraph(nn.Module):
-    def __init__(self, scorer: SegmentScorer) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, request: Tensor, words: Tensor, types: Tensor) -> Tensor:
-        return torch.softmax(self.scorer(request, words, types), dim=-1)[:, _CUE]
+from train.detector.graphs import Parts, request_graph, scorer_graph
+from train.detector.model import Student
 
 
 def export_graphs(
@@ -57,26 +27,12 @@ def export_graphs(
     """
     folder.mkdir(parents=True, exist_ok=True)
     student = student.cpu().float().eval()
-    sizes = student.sizes
-    words, types = torch.randn(1, 24, sizes.width), torch.ones(1, 24, dtype=torch.int64)
-    request = torch.randn(1, sizes.slots, sizes.width)
-    unknown = _unknown_vectors(student, tokenizer)
-    _export(
-        _RequestGraph(student.request, unknown, shrinkage),
-        (words, types),
-        ["words", "types"],
-        ["vectors", "harm"],
-        folder / "request.onnx",
-        quantise,
-    )
-    _export(
-        _ScoreGraph(student.segment),
-        (request, words, types),
-        ["request", "words", "types"],
-        ["score"],
-        folder / "model.onnx",
-        quantise,
-    )
+    unknown = _unknown_vectors(student, tokenizer).numpy()
+    heads = student.sizes.heads
+    request = request_graph(_parts(student.request), heads, unknown, shrinkage, is_int8=quantise)
+    onnx.save_model(request, folder / "request.onnx")
+    scorer = scorer_graph(_parts(student.segment), heads, LABELS.index("C"), is_int8=quantise)
+    onnx.save_model(scorer, folder / "model.onnx")
     _write_table(student.words.weight.detach().numpy(), folder / "embeddings.npz")
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
 
@@ -109,28 +65,8 @@ def finish(
     return write_manifest(folder, fields)
 
 
-def _export(
-    module: nn.Module, inputs: tuple[Tensor, ...], names: list[str], outputs: list[str], path: Path, quantise: bool
-) -> None:
-    length = torch.export.Dim("length", min=2, max=512)
-    shapes = {name: ({1: length} if name != "request" else None) for name in names}
-    plain = path.with_suffix(".fp32.onnx")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns of its own insides
-        program = torch.onnx.export(
-            module.eval(), inputs, input_names=names, output_names=outputs,
-            dynamic_shapes=tuple(shapes.values()), dynamo=True, verbose=False,
-        )  # fmt: skip
-    assert program is not None, "the dynamo exporter returns a program"
-    model = program.model_proto
-    # The shapes that the exporter noted for transposed weights contradict what the quantiser infers.
-    del model.graph.value_info[:]
-    onnx.save_model(model, plain)
-    if quantise:
-        quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True)
-        plain.unlink()
-    else:
-        plain.replace(path)
+def _parts(module: nn.Module) -> Parts:
+    return {name: tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 def _write_table(table: np.ndarray[Any, Any], path: Path) -> None:
