@@ -96,7 +96,7 @@ def _joined(match: re.Match[str]) -> str:
 def _kept(gap: str, usual: str) -> str:
     """What stands for a wider gap: its punctuation, and a space."""
     rest = gap.strip()
-    return " " if not rest or rest == usual.strip() else (rest + " ")
+    return " " if not rest or (rest == usual.strip() and rest not in ".!?") else (rest + " ")
 
 
 def _words_of(group: str) -> str:

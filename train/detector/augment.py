@@ -1,16 +1,19 @@
 """Variations of requests and synthetic openings of reasoning, of our own wording.
 
-Two jobs. Openers: the same first sentences after harmful and benign requests alike, labelled by the request, so that
-the scorer must look at the request. Disguises: the same request framed, wrapped in a conversation, misspelt or
-encoded, so that the wrapping alone means nothing. All choices come from the random generator passed in.
+Three jobs. Openers: the same first sentences after harmful and benign requests alike, labelled by the request, so that
+the scorer must look at the request. Disguised requests: the same request framed, buried in harmless text, split over
+turns, misspelt, reworded or encoded, so that the wrapping alone means nothing. Disguised segments: the same sentence as
+a model writes it that was told to hide. What `detector.fold` undoes exactly needs little teaching; what it can't (a few
+digits in rare words, typos, euphemisms) does. Pure functions; all choices come from the random generator passed in.
 """
 
-import base64
-import codecs
 import random
 import re
+from collections.abc import Callable
 
-from detector.context import RequestKey
+from detector.context import Message, RequestKey, request_key
+from train.detector.disguises import REVERSIBLE, partial_leet, typos
+from train.detector.wording import FILLERS, TURN_PAIRS, euphemise, split_request
 
 _QUESTION = re.compile(
     r"^(?:please\s+)?(?:can you (?:tell|show|explain to) me |tell me |explain |describe )?"
@@ -90,17 +93,14 @@ _SYSTEMS = (
     "Answer as briefly as you can.",
     "You are a creative writing partner.",
 )
-_TURNS = (
-    "Hi! How are you?",
-    "Hello! What can I do for you today?",
-    "Thanks, that was useful.",
-    "What's the capital of Norway?",
-    "Tell me a joke.",
-    "Sure, ask me anything.",
-    "Could you recommend a book?",
-    "I need help with something.",
+_DECODE = (
+    "Decode this and answer it:",
+    "Parts of this are written in a code. Read it, then answer:",
+    "Answer this without repeating it:",
 )
-_LEET = str.maketrans("aeiost", "431057")
+# Shares of `disguise`, tried in this order; what is left stays plain.
+_FRAMED, _BURIED, _EUPHEMISED, _SPLIT, _MISSPELT, _CODED = 0.12, 0.05, 0.05, 0.05, 0.05, 0.05
+_WITH_SYSTEM, _IN_CONVERSATION = 0.1, 0.08
 
 
 def openers(prompt: str, is_harmful: bool, count: int, rng: random.Random) -> list[tuple[str, str, int]]:
@@ -119,20 +119,75 @@ def openers(prompt: str, is_harmful: bool, count: int, rng: random.Random) -> li
 
 
 def disguise(prompt: str, rng: random.Random) -> RequestKey:
-    """A request as it may come: mostly plain, sometimes framed, in a conversation, misspelt or encoded."""
+    """A request as it may come: mostly plain, sometimes framed, buried, reworded, split, misspelt or encoded."""
     draw = rng.random()
-    if draw < 0.12:
-        prompt = rng.choice(_FRAMES).format(prompt)
-    elif draw < 0.18:
-        prompt = _misspell(prompt, rng)
-    elif draw < 0.20:
-        prompt = _encode(prompt, rng)
-    key = [("request", prompt)]
-    if rng.random() < 0.1:
-        key.append(("system", rng.choice(_SYSTEMS)))
-    if rng.random() < 0.08:
-        key += [("turn", text) for text in rng.sample(_TURNS, 2)]
-    return tuple(key)
+    messages: list[Message] = []
+    for share, change in _CHANGES:
+        if draw < share:
+            messages = change(prompt, rng)
+            break
+        draw -= share
+    else:
+        messages = [_user(prompt)]
+    if rng.random() < _WITH_SYSTEM:
+        messages = [{"role": "system", "content": rng.choice(_SYSTEMS)}, *messages]
+    if rng.random() < _IN_CONVERSATION:
+        asked, answered = rng.choice(TURN_PAIRS)
+        messages = [*messages[:-1], _user(asked), {"role": "assistant", "content": answered}, messages[-1]]
+    return request_key(messages)
+
+
+def disguise_segment(text: str, rng: random.Random) -> str:
+    """A sentence of reasoning as a model writes it that hides what it does: some words euphemised, mistyped or with a
+    few digits in them, or wholly in a disguise that can be undone, for what undoing leaves behind."""
+    draw = rng.random()
+    if draw < 0.3:
+        return euphemise(text, rng)
+    if draw < 0.5:
+        return typos(text, rng).text
+    if draw < 0.65:
+        return partial_leet(text, rng).text
+    return REVERSIBLE[rng.choice(sorted(REVERSIBLE))](text, rng).text
+
+
+def split_over_turns(prompt: str, rng: random.Random) -> tuple[Message, ...]:
+    """The request in parts, in two or three user messages with harmless answers between; the last asks to combine."""
+    parts = split_request(prompt, rng)
+    messages: list[Message] = []
+    for asked, answered in parts[:-1]:
+        messages += [_user(asked), {"role": "assistant", "content": answered}]
+    return (*messages, _user(parts[-1][0]))
+
+
+def bury(prompt: str, rng: random.Random) -> str:
+    """The demand before, after or amid sentences that have nothing to do with it."""
+    before, after = rng.choice(((0, 1), (1, 0), (1, 1)))
+    count = rng.randint(3, 9)
+    parts = [" ".join(rng.sample(FILLERS, count)) if part else "" for part in (before, after)]
+    return f"{parts[0]}\n\n{prompt}\n\n{parts[1]}".strip()
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _misspelt(prompt: str, rng: random.Random) -> list[Message]:
+    return [_user(rng.choice((typos, partial_leet))(prompt, rng).text)]
+
+
+def _coded(prompt: str, rng: random.Random) -> list[Message]:
+    hidden = REVERSIBLE[rng.choice(sorted(REVERSIBLE))](prompt, rng).text
+    return [_user(hidden if rng.random() < 0.5 else f"{rng.choice(_DECODE)} {hidden}")]
+
+
+_CHANGES: tuple[tuple[float, Callable[[str, random.Random], list[Message]]], ...] = (
+    (_FRAMED, lambda prompt, rng: [_user(rng.choice(_FRAMES).format(prompt))]),
+    (_BURIED, lambda prompt, rng: [_user(bury(prompt, rng))]),
+    (_EUPHEMISED, lambda prompt, rng: [_user(euphemise(prompt, rng))]),
+    (_SPLIT, lambda prompt, rng: list(split_over_turns(prompt, rng))),
+    (_MISSPELT, _misspelt),
+    (_CODED, _coded),
+)
 
 
 def _first_sentences(prompt: str) -> tuple[list[str], list[str]]:
@@ -151,18 +206,3 @@ def _first_sentences(prompt: str) -> tuple[list[str], list[str]]:
         f"Okay, so I need to answer this: {lowered}.",
         f"Alright, so I need to figure out this: {lowered}.",
     ], restates
-
-
-def _misspell(text: str, rng: random.Random) -> str:
-    kind = rng.randrange(3)
-    if kind == 0:
-        return text.translate(_LEET)
-    if kind == 1:
-        return " ".join(" ".join(word) if len(word) > 3 and rng.random() < 0.3 else word for word in text.split())
-    return "".join(char.upper() if rng.random() < 0.5 else char for char in text)
-
-
-def _encode(text: str, rng: random.Random) -> str:
-    if rng.random() < 0.5:
-        return "Decode this base64 text and answer it: " + base64.b64encode(text.encode()).decode()
-    return "Decode this rot13 text and answer it: " + codecs.encode(text, "rot13")
