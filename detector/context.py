@@ -5,11 +5,10 @@ Rules kept here, by training and serving alike:
    before it) is encoded for every verdict. Neither grows with the length of the prompt or of the trace.
 2. Texts are cut in characters before they are tokenised, so that a megabyte of prompt costs no more than a page.
 3. Of something too long, head and tail are kept: jailbreaks put the demand at either end.
-4. Look-alike letters and invisible characters are folded before tokenising, so that they can't hide a cue.
+4. Disguises that can be undone exactly are undone before tokenising (`detector.fold`), so that they can't hide a cue.
 A change to any of this changes `INPUT_FORMAT`, and older artifacts are refused.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from detector.fold import fold as fold  # part of the format, so importable from here, too
 from detector.wordpieces import WordPieces
 
 INPUT_FORMAT = 1
@@ -38,12 +38,6 @@ MAX_REQUEST_TOKENS = REQUEST_HEAD + REQUEST_TAIL + 2 + SYSTEM_TOKENS + 1 + TURNS
 MAX_SEGMENT_TOKENS = OPENING_TOKENS + BEFORE_TOKENS + SEGMENT_HEAD + SEGMENT_TAIL + 3
 # No word piece vocabulary spends more than about 8 characters a token on average; enough text is kept for the budget.
 _CHARS_PER_TOKEN = 8
-
-# Cyrillic and Greek letters that look Latin. The classifier reads English only, so nothing is lost by folding them.
-_LOOKALIKES = str.maketrans(
-    "аеорсухіјѕԁһկոսԛԝвкмнтАВЕКМНОРСТУХІЈЅαβγεικνορτυχωΑΒΕΖΗΙΚΜΝΟΡΤΥΧıɡɑ",
-    "aeopcyxijsdhknuqwbkmhtABEKMHOPCTYXIJSaByeikvoptuxwABEZHIKMNOPTYXiga",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +90,6 @@ def request_key(messages: Sequence[Message]) -> RequestKey:
     turns = [m for i, m in enumerate(messages) if i != last_user and m is not system][-TURNS:]
     chosen += [("turn", text) for text in map(message_text, turns) if text]
     return tuple(chosen)
-
-
-def fold(text: str) -> str:
-    """`text` without invisible characters and with look-alike letters made Latin; ASCII comes back as it is."""
-    if text.isascii():
-        return text
-    text = unicodedata.normalize("NFKC", text).translate(_LOOKALIKES)
-    return "".join(char for char in text if unicodedata.category(char) != "Cf")
 
 
 class ContextEncoder:
