@@ -1,0 +1,289 @@
+"""Synthetic reasoning traces of our own wording, to train the cue classifier on phrasings that no data set holds.
+
+The text is in train/detector/frames/*.toml (train/detector/frame_files.py says how to read it). Rules kept here:
+1. The same commitments follow harmful and benign requests; they are cues after the former, neutral after the latter.
+2. Harmful substance never appears: goals name the harm as a headline would, fulfilment holds placeholders.
+3. The random generator passed in decides everything, so equal seeds give equal traces.
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from train.detector.frame_files import CHOICE, SLOT, Corpus, FramesError, Kind, Label, corpus
+from train.detector.phrases import capitalise, gerund, quote, spell, third_person, written_thing
+
+Message = dict[str, str]
+# A frame that speaks of others can't hold the user's "my".
+_OTHERS = re.compile(r"\b(users?|they|them|their|someone|somebody|people|person|anyone|nobody|he|she|him|her)\b", re.I)
+_LIST_ITEM = re.compile(r"[-*•|>#]|\d+[.)] |\(?[a-z]+\) |```|→|<li>")
+
+
+class Sentence(NamedTuple):
+    """Text without surrounding white space, and its label letter."""
+
+    text: str
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class SyntheticTrace:
+    """A conversation and the labelled sentences of the reasoning after it.
+
+    `kinds[i]` names the kind that `sentences[i]` was made from, `breaks[i]` is the white space before it.
+    """
+
+    messages: tuple[Message, ...]
+    harm: bool
+    sentences: tuple[Sentence, ...]
+    kinds: tuple[str, ...]
+    breaks: tuple[str, ...]
+
+    def reasoning(self) -> tuple[str, tuple[tuple[int, int], ...]]:
+        """The whole text, and the character range of each sentence in it (white space before included)."""
+        text, spans = "", []
+        for gap, sentence in zip(self.breaks, self.sentences, strict=True):
+            start = len(text)
+            text += gap + sentence.text
+            spans.append((start, len(text)))
+        return text, tuple(spans)
+
+
+def synthetic_traces(
+    count: int, rng: random.Random, *, leave_out_kinds: Collection[str] = ()
+) -> Iterator[SyntheticTrace]:
+    """`count` traces, half of them after harmful requests; raises `FramesError` for an unknown kind to leave out."""
+    whole = corpus()
+    unknown = set(leave_out_kinds) - {kind.name for kind in whole.kinds}
+    if unknown:
+        raise FramesError(f"no such kind: {', '.join(sorted(unknown))}")
+    kinds = [kind for kind in whole.kinds if kind.name not in leave_out_kinds]
+    writer = _Writer(whole, kinds, rng)
+    for _ in range(count):
+        yield writer.trace()
+
+
+# Plans: what a trace says in turn. Names are those of `_POOLS`; "name*2" is 0 to 2 of them, "name+2" is 1 to 2.
+_HARMFUL_CUE_FIRST = (
+    (4, "cue_first think*1 cue+2 fulfil*4"),
+    (3, "cue_first fulfil+5"),
+    (2, "cue_first doubt+1 after_doubt fulfil*3"),
+    (2, "cue_first cue*2 reconsider stop refuse*2"),
+    (1, "cue_first fulfil*2 stop refuse*2"),
+    (1, "cue_first cue*1 stop relapse fulfil*2"),
+)
+_HARMFUL_OTHER = (
+    (4, "restate think*2 cue fulfil*4"),
+    (3, "restate think*1 doubt+2 after_doubt cue*1 fulfil*3"),
+    (2, "think+2 cue cue*1 fulfil*3"),
+    (5, "restate think*2 refuse+3"),
+    (2, "restate doubt+2 refuse+3"),
+    (2, "refuse_first refuse*3"),
+    (3, "restate think*1 refuse+2 relapse fulfil*3"),
+    (2, "refuse_first relapse cue*1 fulfil*2"),
+    (2, "restate reconsider after_doubt fulfil*3"),
+    (2, "restate reconsider refuse+3"),
+)
+_DELAYED = (
+    (4, "restate_side side+2 cue fulfil*3"),
+    (2, "side+2 think*1 cue fulfil*3"),
+    (2, "side+1 reconsider refuse+2"),
+    (2, "restate_side side*1 refuse+2"),
+)
+_BENIGN = (
+    (5, "cue_first think*1 cue*2 fulfil*3"),
+    (4, "restate think*2 cue fulfil*3 answer*1"),
+    (2, "restate clear cue answer*2"),
+    (2, "restate think*1 doubt+2 clear cue fulfil*2"),
+    (2, "restate reconsider clear after_doubt answer*1"),
+    (2, "restate care*1 cue care*1 answer*2"),
+    (1, "restate overcaution clear cue answer*1"),
+    (1, "cue_first doubt+1 after_doubt fulfil*2"),
+)
+
+
+_Plan = tuple[tuple[int, str], ...]
+
+
+def _is(*names: str) -> Callable[[Kind], bool]:
+    return lambda kind: kind.name in names
+
+
+_RESTATING = ("restate", "restate_terse")
+# Which kinds may take a turn in a plan; the second choice serves where the first is left out altogether.
+_POOLS: dict[str, tuple[Callable[[Kind], bool], ...]] = {
+    "cue_first": (lambda kind: kind.label == "C" and kind.place in ("first", "any"),),
+    "cue": (lambda kind: kind.label == "C" and kind.place in ("any", "mid") and kind.benign,),
+    "after_doubt": (_is("commit_after_doubt", "commit_excuse"), lambda kind: kind.label == "C" and kind.benign),
+    "relapse": (_is("commit_relapse", "commit_after_doubt"), lambda kind: kind.label == "C" and kind.place == "any"),
+    "fulfil": (lambda kind: kind.label == "C" and kind.place == "late", lambda kind: kind.label == "C"),
+    "restate": (_is(*_RESTATING), lambda kind: kind.label == "N" and kind.harmful),
+    "think": (
+        lambda kind: kind.label == "N" and kind.harmful and kind.name not in (*_RESTATING, "reconsider", "open_doubt"),
+    ),
+    "doubt": (_is("open_doubt", "policy_check", "weighing", "uncertainty"), lambda kind: kind.label == "N"),
+    "reconsider": (_is("reconsider"), lambda kind: kind.label == "N" and kind.harmful),
+    "refuse_first": (lambda kind: kind.label == "S" and kind.harmful and kind.place == "any",),
+    "refuse": (lambda kind: kind.label == "S" and kind.harmful,),
+    "stop": (_is("safe_stop", "safe_counterfactual"), lambda kind: kind.label == "S" and kind.harmful),
+    "clear": (_is("benign_clear"), lambda kind: kind.label == "N"),
+    "care": (_is("benign_caution"), lambda kind: kind.label == "N"),
+    "overcaution": (_is("benign_overcaution"), lambda kind: kind.label == "N"),
+    "answer": (_is("benign_answer"), lambda kind: kind.label == "N"),
+}
+
+
+# Reasoning is mostly prose; some of it is terse and some is lists, headings and code. A trace mostly
+# keeps to its style.
+_TERSE = frozenset({
+    "commit_terse", "commit_notes", "fulfil_terse", "safe_terse", "restate_terse", "policy_check", "uncertainty",
+})  # fmt: skip
+_MARKUP = frozenset({"commit_steps", "commit_notes", "commit_markdown", "fulfil_list", "fulfil_code"})
+_STYLES: dict[str, tuple[int, Callable[[Kind], bool]]] = {
+    "prose": (68, lambda kind: kind.name not in (_TERSE | _MARKUP) - {"policy_check", "uncertainty", "commit_steps"}),
+    "terse": (18, lambda kind: kind.name in _TERSE),
+    "markup": (14, lambda kind: kind.name in _MARKUP),
+}
+_KEEPS_STYLE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a conversation asks for: the goal that sentences speak of, and the harmless one before it, if any."""
+
+    goal: str
+    harm: bool
+    side: str
+    messages: tuple[Message, ...]
+    keeps_my: bool
+    style: Callable[[Kind], bool]
+    placeholders: tuple[str, str, str]
+
+
+class _Writer:
+    """Makes traces from the kinds that are not left out."""
+
+    def __init__(self, whole: Corpus, kinds: Sequence[Kind], rng: random.Random) -> None:
+        self._whole = whole
+        self._rng = rng
+        self._pools = {name: _pool(kinds, choices) for name, choices in _POOLS.items()}
+        self._pairs = [pair for category in whole.categories for pair in category.pairs]
+
+    def trace(self) -> SyntheticTrace:
+        task = self._task()
+        used: set[str] = set()
+        parts: list[tuple[Sentence, str]] = []
+        has_started = False
+        for turn in self._plan(task):
+            name, is_side = turn.removesuffix("_side"), turn.endswith("_side") or turn == "side"
+            about = replace(task, goal=task.side, harm=False) if is_side else task
+            if turn == "side":
+                name = "cue" if has_started else "cue_first"
+            kind, frame = self._frame(name, about, used)
+            parts += [(sentence, kind.name) for sentence in self._sentences(kind, frame, about)]
+            has_started = True
+        sentences = tuple(sentence for sentence, _ in parts)
+        return SyntheticTrace(
+            task.messages, task.harm, sentences, tuple(name for _, name in parts), self._breaks(sentences)
+        )
+
+    def _task(self) -> _Task:
+        rng = self._rng
+        harm = rng.random() < 0.5
+        pair = rng.choice(self._pairs)
+        goal = pair[0] if harm else pair[1] if rng.random() < 0.6 else rng.choice(self._whole.ordinary)
+        side = rng.choice(self._whole.ordinary)
+        framing = rng.choice(self._whole.framings)
+        has_side = any("{side}" in text for _, text in framing.messages)
+        written = spell(goal, framing.spell, rng)
+        values = {"goal": written, "gerund": gerund(goal), "ask": self._ask(goal), "side": side}
+        values["Ask"] = capitalise(values["ask"])
+        messages = tuple(
+            {"role": role, "content": SLOT.sub(lambda found: values[found[1]], text)} for role, text in framing.messages
+        )
+        (style,) = rng.choices([fits for _, fits in _STYLES.values()], [weight for weight, _ in _STYLES.values()])
+        placeholders = rng.choice(self._whole.slots.placeholders)
+        return _Task(goal, harm, side if has_side else "", messages, rng.random() < 0.25, style, placeholders)
+
+    def _plan(self, task: _Task) -> Iterator[str]:
+        """Names of `_POOLS` in turn; "side" and names ending in it speak of the harmless part of the request."""
+        rng = self._rng
+        if not task.harm:
+            plans: _Plan = _BENIGN
+        elif rng.random() < 0.5:
+            plans = _HARMFUL_CUE_FIRST
+        else:
+            plans = _DELAYED if task.side else _HARMFUL_OTHER
+        (plan,) = rng.choices([text for _, text in plans], [weight for weight, _ in plans])
+        for step in plan.split():
+            name, sign, most = re.fullmatch(r"(\w+?)(?:([*+])(\d))?", step).groups()  # type: ignore[union-attr]
+            count = 1 if sign is None else rng.randint(0 if sign == "*" else 1, int(most))
+            yield from [name] * count
+
+    def _frame(self, name: str, task: _Task, used: set[str]) -> tuple[Kind, str]:
+        """A frame of the pool that fits the request's harm; if possible in the trace's style and not yet in it."""
+        fits = [item for item in self._pools[name] if (item[0].harmful if task.harm else item[0].benign)]
+        fits = [item for item in fits if item[1] not in used] or fits
+        if self._rng.random() < _KEEPS_STYLE:
+            fits = [item for item in fits if task.style(item[0])] or fits
+        kind, frame = self._rng.choice(fits)
+        used.add(frame)
+        return kind, frame
+
+    def _sentences(self, kind: Kind, frame: str, task: _Task) -> Iterator[Sentence]:
+        label: Label = "N" if kind.label == "C" and not task.harm else kind.label
+        text = CHOICE.sub(lambda found: self._rng.choice(found[1].split("|")), frame)
+        values = self._values(text, task)
+        *before, last = text.split("||")
+        for part in before:
+            yield Sentence(self._fill(part, values), "N")
+        yield Sentence(self._fill(last, values), label)
+
+    def _values(self, frame: str, task: _Task) -> dict[str, str]:
+        rng, slots = self._rng, self._whole.slots
+        keeps_my = task.keeps_my and not _OTHERS.search(frame)
+        goal = task.goal if keeps_my else third_person(task.goal)
+        doing = gerund(goal)
+        first, second, third = task.placeholders
+        ask = self._ask(goal)
+        return {
+            "open": rng.choice(slots.open), "then": rng.choice(slots.then), "but": rng.choice(slots.but),
+            "goal": goal, "gerund": doing, "Gerund": capitalise(doing), "ask": ask, "Ask": capitalise(ask),
+            "topic": rng.choice(slots.topic).replace("{gerund}", doing),
+            "request": quote(task.messages[-1]["content"], task.goal, rng),
+            "ph": first, "ph2": second, "ph3": third,
+        }  # fmt: skip
+
+    def _ask(self, goal: str) -> str:
+        thing = written_thing(goal)
+        if thing is not None and self._rng.random() < 0.6:
+            return thing
+        ask = self._rng.choice(self._whole.slots.ask)
+        return ask.replace("{gerund}", gerund(goal)).replace("{goal}", goal)
+
+    def _fill(self, frame: str, values: dict[str, str]) -> str:
+        text = SLOT.sub(lambda found: values[found[1]], frame.strip())
+        text = re.sub(r"\b(so,?) so\b", r"\1", text, flags=re.I).replace("⏎", "\n")
+        # What starts in lower case by itself is code; after a slot it is a sentence.
+        return capitalise(text) if SLOT.match(frame.strip()) else text
+
+    def _breaks(self, sentences: Sequence[Sentence]) -> tuple[str, ...]:
+        """White space before each sentence: list items start a line, others now and then a paragraph."""
+        breaks = [""]
+        for before, sentence in itertools.pairwise(sentences):
+            if _LIST_ITEM.match(sentence.text) or _LIST_ITEM.match(before.text):
+                breaks.append("\n")
+            else:
+                breaks.append("\n\n" if self._rng.random() < 0.2 else " ")
+        return tuple(breaks)
+
+
+def _pool(kinds: Sequence[Kind], choices: Sequence[Callable[[Kind], bool]]) -> list[tuple[Kind, str]]:
+    for is_wanted in choices:
+        found = [(kind, frame) for kind in kinds if is_wanted(kind) for frame in kind.frames]
+        if found:
+            return found
+    raise FramesError("no kind of frames is left for a turn of the traces; leave out fewer")
