@@ -1,9 +1,11 @@
 """A reasoning model of toy size in a folder, with a byte tokenizer and think markers, and pairs for it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -37,6 +39,15 @@ _SHAPE: dict[str, Any] = {
     "pad_token_id": PAD,
     "initializer_range": 0.2,  # far from uniform, so that a wrong mask or position shows
 }
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads on a busy machine wait for each other most of the time; import this where models run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def tiny_model(architecture: str = "qwen3", seed: int = 0, **settings: Any) -> PreTrainedModel:
