@@ -138,9 +138,11 @@ def _branches(base: _Base, tools: Tools, plan: Plan) -> list[Stream]:
         return []  # the prompt fills the context
     scores = [segment.score for segment in leg.segments]
     count = plan.branches
-    if leg.cut is None:
+    if base.scout.refusal_cause is not None:
+        count = 0  # for want of a verdict, or of a budget: no trigger is spliced, so one branch tells all
+    elif leg.cut is None:
         watched = [place for place, segment in enumerate(leg.segments) if segment.channel == "reasoning"]
-        if base.prompt.label != "benign" or not plan.benign_branches or not watched or base.scout.refusal_cause:
+        if base.prompt.label != "benign" or not plan.benign_branches or not watched:
             return []
         base.is_forced = True
         scores[random.Random(seed_of(base.seed, "forced")).choice(watched)] = _CERTAIN

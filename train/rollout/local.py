@@ -162,7 +162,7 @@ def _device(name: str) -> torch.device:
 def _load(model: str, adapter: str | None, device: torch.device, dtype: str) -> Any:
     chosen = ("float32" if device.type == "cpu" else "auto") if dtype == "auto" else dtype
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=chosen)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=chosen)
         if adapter is not None:
             from peft import PeftModel  # noqa: PLC0415 - only adapters need it
 
@@ -172,7 +172,7 @@ def _load(model: str, adapter: str | None, device: torch.device, dtype: str) -> 
         raise RolloutConfigError(
             f"model: cannot load {adapter or model!r} ({reason}); give a folder or hub name"
         ) from error
-    return loaded.to(str(device)).eval()
+    return loaded.to(device).eval()
 
 
 def _generation_end_ids(model: str) -> frozenset[int]:
