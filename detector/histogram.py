@@ -4,10 +4,10 @@ Bins are even in log-odds: a classifier's scores crowd near 0 and 1, where bins 
 in one. For comparisons neighbouring bins are put into about ten *groups* of like weight in the reference, those at the
 top smaller, since that is where cues are.
 
-Scores of one trace are not independent: forty segments of one strange trace are one strange trace. `design_effect` is
-by how much that widens the variance of a group's share over that of independent scores (Kish 1965), of the group where it
-does so most: the mean over groups (Rao and Scott 1981) alarms too often where groups differ. A sample of n scores is
-worth n / design_effect. It is 1 where a trace gives one score.
+Scores of one trace are not independent: forty segments of one strange trace are one strange trace. `design_effect`
+is by how much that widens the variance of a group's share over that of independent scores (Kish 1965), of the group
+where it does so most: the mean over groups (Rao and Scott 1981) alarms too often where groups differ. A sample of n
+scores is worth n / design_effect. It is 1 where a trace gives one score.
 """
 
 import math
@@ -85,7 +85,7 @@ class Accumulator:
         self._groups = tuple(groups)
         self._counts = [0] * NUM_BINS
         self._traces = 0
-        # Sums over traces of n_g^2, n_g * N and N^2 (n_g of a trace's N scores in group g): all that the variance needs.
+        # Sums over traces of n_g^2, n_g * N and N^2 (n_g of a trace's N scores in group g): the variance needs no more.
         self._squares = [0] * (len(groups) + 1)
         self._crosses = [0] * (len(groups) + 1)
         self._size_squares = 0

@@ -61,6 +61,11 @@ def test_a_run_yields_an_artifact_that_serves_and_is_not_run_twice(config: Detec
     assert "validation" in report
     assert (out / "report.json").exists()
     assert (out / "scores.png").exists()
+    assert (out / "reliability.png").exists()
+    assert "operating_points" in report["calibration"]  # type: ignore[operator]  # an object of JSON
+    assert set(artifact.references) == {"ordinary", "all"}
+    assert artifact.references["all"].stop == min(point.threshold for point in artifact.operating_points)
+    assert artifact.point("balanced").max_ordinary_halts == config.threshold.max_ordinary_halts
     assert "epoch 1/1" in progress.getvalue()
 
     again = io.StringIO()

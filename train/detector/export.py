@@ -1,7 +1,5 @@
 """From a trained student to an artifact folder: two int8 graphs, an int8 table of word vectors, tokenizer, manifest."""
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from detector.artifact import OperatingPoint, write_manifest
 from detector.context import ContextEncoder
 from train.detector.data import LABELS
 from train.detector.graphs import Parts, request_graph, scorer_graph
@@ -43,26 +40,6 @@ def _unknown_vectors(student: Student, tokenizer: Tokenizer) -> Tensor:
     ids, types = torch.from_numpy(tokens.ids)[None], torch.from_numpy(tokens.types)[None]
     vectors, _ = student.encode(ids, types, torch.ones_like(ids, dtype=torch.bool))
     return vectors
-
-
-def finish(
-    folder: Path,
-    threshold: float,
-    operating_points: Sequence[OperatingPoint],
-    histogram: Sequence[float],
-    training_data: str,
-    details: dict[str, Any],
-) -> str:
-    """Write the manifest and return the artifact's digest."""
-    fields = {
-        "threshold": threshold,
-        "operating_points": [asdict(point) for point in operating_points],
-        "labels": list(LABELS),
-        "training_data": training_data,
-        "reference_histogram": [round(float(value), 6) for value in histogram],
-        "details": details,
-    }
-    return write_manifest(folder, fields)
 
 
 def _parts(module: nn.Module) -> Parts:

@@ -1,4 +1,4 @@
-"""Pictures for the report: where scores lie, and what each threshold would do."""
+"""Pictures for the report: where scores lie, what each threshold would do, what a score means."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 from train.detector.metrics import Scored, cue_report, halted, threshold_grid
+from train.detector.reliability import CalibrationReport
 
 
 def plot_scores(items: Sequence[Scored], threshold: float, path: Path) -> None:
@@ -28,5 +29,29 @@ def plot_scores(items: Sequence[Scored], threshold: float, path: Path) -> None:
         [halted(benign, threshold).share], [cue_report(complying, threshold).within_one.share], color="black", zorder=3
     )
     right.set(xlabel="benign prompts halted", ylabel="first cue within one sentence", title="thresholds (dot: shipped)")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def plot_reliability(found: CalibrationReport, path: Path) -> None:
+    """Share of cues against the mean score of each bin, with 95 % intervals; the number of segments beside it."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    left.plot([0, 1], [0, 1], color="grey", linestyle=":")
+    curves = {"raw": found.raw}
+    if found.calibration is not None:
+        curves["calibrated, out of fold"] = found.calibrated
+    for number, (name, curve) in enumerate(curves.items()):
+        shares = [part.cues.share for part in curve.bins]
+        below = [part.cues.share - part.cues.low for part in curve.bins]
+        above = [part.cues.high - part.cues.share for part in curve.bins]
+        means = [part.mean_score for part in curve.bins]
+        label = f"{name}: ECE {curve.ece:.4f}"
+        left.errorbar(means, shares, yerr=[below, above], fmt="o-", markersize=4, capsize=2, label=label)
+        places = [(part.low + part.high) / 2 for part in curve.bins]
+        right.bar([p + (number - 0.5) * 0.025 for p in places], [p.cues.of for p in curve.bins], 0.025, label=name)
+    left.set(xlabel="mean score", ylabel="share of cues", title="reliability on the validation split")
+    left.legend()
+    right.set(xlabel="score", ylabel="segments", yscale="log")
+    right.legend()
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -13,15 +13,15 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from detector.artifact import OperatingPoint, load_artifact
+from detector.artifact import load_artifact
 from detector.context import ContextEncoder
 from train.detector.base import Base, load_base, prune_vocabulary
+from train.detector.calibrate import calibrate
 from train.detector.config import DataConfig, DetectorConfig
 from train.detector.data import (
     DataError,
@@ -36,16 +36,13 @@ from train.detector.data import (
 )
 from train.detector.evaluate import score_traces
 from train.detector.examples import Examples, prompt_examples, trace_examples
-from train.detector.export import export_graphs, finish
+from train.detector.export import export_graphs
 from train.detector.fit import fit
 from train.detector.lookalikes import lookalikes
-from train.detector.metrics import Scored, choose_threshold, cue_report, halted, summary
+from train.detector.metrics import summary
 from train.detector.model import Student, build_student
 from train.detector.plots import plot_scores
 
-HISTOGRAM_BINS = 20
-# Operating points: multiples of the configured budgets and of the margin. The shipped threshold is balanced.
-_BUDGET_FACTORS = {"strict": (2.0, 0.0), "balanced": (1.0, 1.0), "lenient": (0.25, 2.0)}
 
 
 class Split(NamedTuple):
@@ -72,7 +69,7 @@ def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dic
     if not (artifact / "manifest.json").exists():
         _say(progress, "exporting")
         export_graphs(student, base.tokenizer, artifact, config.model.request_shrinkage)
-        calibrate(config, split, artifact, data_hash, progress)
+        calibrate(config, split.validation, artifact, data_hash, _details(config), out, progress)
     report_path = out / "report.json"
     if not report_path.exists():
         _say(progress, "evaluating the artifact on the validation and held-out splits")
@@ -138,50 +135,17 @@ def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples
     return examples
 
 
-def calibrate(config: DetectorConfig, split: Split, artifact: Path, data_hash: str, progress: TextIO) -> None:
-    """Choose the thresholds on the validation split, as the quantised graphs score it, and write the manifest."""
+def _details(config: DetectorConfig) -> dict[str, Any]:
     details = {"config": json.loads(config.model_dump_json(exclude={"data"})), "torch": torch.__version__}
     details["config"]["model"]["base"] = Path(config.model.base).name  # a path would tell of the machine, not the base
-    finish(artifact, 0.5, [], [], data_hash, details)
-    items = score_traces(load_artifact(artifact), split.validation, progress)
-    data = config.data
-    ordinary = [i for i in items if i.trace.source in data.ordinary_sources and i.trace.prompt_label == "benign"]
-    borderline = [i for i in items if i.trace.source in data.borderline_sources]
-    points = [
-        _operating_point(name, factors, config, items, ordinary, borderline)
-        for name, factors in _BUDGET_FACTORS.items()
-    ]
-    scores = np.array([score for item in ordinary for score in item.scores])
-    counts, _ = np.histogram(scores, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
-    finish(artifact, points[1].threshold, points, counts / max(1, counts.sum()), data_hash, details)
-
-
-def _operating_point(
-    name: str,
-    factors: tuple[float, float],
-    config: DetectorConfig,
-    items: Sequence[Scored],
-    ordinary: Sequence[Scored],
-    borderline: Sequence[Scored],
-) -> OperatingPoint:
-    limits, (budget_factor, margin_factor) = config.threshold, factors
-    threshold = choose_threshold(
-        items,
-        ordinary,
-        borderline,
-        limits.max_ordinary_halts * budget_factor,
-        limits.max_borderline_halts * budget_factor,
-        limits.margin * margin_factor,
-    )
-    return OperatingPoint(
-        name, threshold, halted(ordinary, threshold).share, cue_report(items, threshold).within_one.share
-    )
+    return details
 
 
 def evaluate(config: DetectorConfig, split: Split, artifact: Path, out: Path, progress: TextIO) -> dict[str, object]:
     """Metrics of the finished artifact at its one threshold, and a plot of its scores."""
     loaded = load_artifact(artifact)
     report: dict[str, object] = {"artifact": loaded.digest, "config": json.loads(config.model_dump_json())}
+    report["calibration"] = json.loads((out / "calibration.json").read_text(encoding="utf-8"))
     for name, traces in (("validation", split.validation), ("holdout", split.holdout)):
         if traces:
             scored = score_traces(loaded, traces, progress)
