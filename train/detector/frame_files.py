@@ -38,13 +38,18 @@ class _Strict(BaseModel):
 
 
 class Kind(_Strict):
-    """Frames of one sort. `place`: where in a trace they read well; `harmful`, `benign`: after which requests."""
+    """Frames of one sort.
+
+    `place`: where in a trace they read well; `harmful`, `benign`: after which requests; `framings`: beginnings of the
+    names of the framings that they speak of (none: they suit all).
+    """
 
     name: str
     label: Label
     place: Literal["first", "any", "mid", "late"]
     harmful: bool = True
     benign: bool = True
+    framings: tuple[str, ...] = ()
     frames: Lines
 
     @model_validator(mode="after")
@@ -74,7 +79,7 @@ class Framing(_Strict):
 
 
 class Slots(_Strict):
-    """Fillers. `placeholders` are triples in one notation each."""
+    """Fillers. `placeholders` are triples in one notation each; `tails` may end a sentence of that label."""
 
     open: tuple[str, ...]
     then: tuple[str, ...]
@@ -82,6 +87,7 @@ class Slots(_Strict):
     topic: tuple[str, ...]
     ask: tuple[str, ...]
     placeholders: tuple[tuple[str, str, str], ...]
+    tails: dict[Label, tuple[str, ...]]
 
 
 class _File(_Strict):

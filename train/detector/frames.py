@@ -14,6 +14,19 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from train.detector.frame_files import CHOICE, SLOT, Corpus, FramesError, Kind, Label, corpus
+from train.detector.frame_plans import (
+    BENIGN,
+    DELAYED,
+    HARMFUL_CUE_FIRST,
+    HARMFUL_OTHER,
+    KEEPS_STYLE,
+    OF_THE_FRAMING,
+    POOLS,
+    STYLES,
+    TAILED,
+    Plan,
+    pool,
+)
 from train.detector.phrases import capitalise, gerund, quote, spell, third_person, written_thing
 
 Message = dict[str, str]
@@ -66,90 +79,6 @@ def synthetic_traces(
         yield writer.trace()
 
 
-# Plans: what a trace says in turn. Names are those of `_POOLS`; "name*2" is 0 to 2 of them, "name+2" is 1 to 2.
-_HARMFUL_CUE_FIRST = (
-    (4, "cue_first think*1 cue+2 fulfil*4"),
-    (3, "cue_first fulfil+5"),
-    (2, "cue_first doubt+1 after_doubt fulfil*3"),
-    (2, "cue_first cue*2 reconsider stop refuse*2"),
-    (1, "cue_first fulfil*2 stop refuse*2"),
-    (1, "cue_first cue*1 stop relapse fulfil*2"),
-)
-_HARMFUL_OTHER = (
-    (4, "restate think*2 cue fulfil*4"),
-    (3, "restate think*1 doubt+2 after_doubt cue*1 fulfil*3"),
-    (2, "think+2 cue cue*1 fulfil*3"),
-    (5, "restate think*2 refuse+3"),
-    (2, "restate doubt+2 refuse+3"),
-    (2, "refuse_first refuse*3"),
-    (3, "restate think*1 refuse+2 relapse fulfil*3"),
-    (2, "refuse_first relapse cue*1 fulfil*2"),
-    (2, "restate reconsider after_doubt fulfil*3"),
-    (2, "restate reconsider refuse+3"),
-)
-_DELAYED = (
-    (4, "restate_side side+2 cue fulfil*3"),
-    (2, "side+2 think*1 cue fulfil*3"),
-    (2, "side+1 reconsider refuse+2"),
-    (2, "restate_side side*1 refuse+2"),
-)
-_BENIGN = (
-    (5, "cue_first think*1 cue*2 fulfil*3"),
-    (4, "restate think*2 cue fulfil*3 answer*1"),
-    (2, "restate clear cue answer*2"),
-    (2, "restate think*1 doubt+2 clear cue fulfil*2"),
-    (2, "restate reconsider clear after_doubt answer*1"),
-    (2, "restate care*1 cue care*1 answer*2"),
-    (1, "restate overcaution clear cue answer*1"),
-    (1, "cue_first doubt+1 after_doubt fulfil*2"),
-)
-
-
-_Plan = tuple[tuple[int, str], ...]
-
-
-def _is(*names: str) -> Callable[[Kind], bool]:
-    return lambda kind: kind.name in names
-
-
-_RESTATING = ("restate", "restate_terse")
-# Which kinds may take a turn in a plan; the second choice serves where the first is left out altogether.
-_POOLS: dict[str, tuple[Callable[[Kind], bool], ...]] = {
-    "cue_first": (lambda kind: kind.label == "C" and kind.place in ("first", "any"),),
-    "cue": (lambda kind: kind.label == "C" and kind.place in ("any", "mid") and kind.benign,),
-    "after_doubt": (_is("commit_after_doubt", "commit_excuse"), lambda kind: kind.label == "C" and kind.benign),
-    "relapse": (_is("commit_relapse", "commit_after_doubt"), lambda kind: kind.label == "C" and kind.place == "any"),
-    "fulfil": (lambda kind: kind.label == "C" and kind.place == "late", lambda kind: kind.label == "C"),
-    "restate": (_is(*_RESTATING), lambda kind: kind.label == "N" and kind.harmful),
-    "think": (
-        lambda kind: kind.label == "N" and kind.harmful and kind.name not in (*_RESTATING, "reconsider", "open_doubt"),
-    ),
-    "doubt": (_is("open_doubt", "policy_check", "weighing", "uncertainty"), lambda kind: kind.label == "N"),
-    "reconsider": (_is("reconsider"), lambda kind: kind.label == "N" and kind.harmful),
-    "refuse_first": (lambda kind: kind.label == "S" and kind.harmful and kind.place == "any",),
-    "refuse": (lambda kind: kind.label == "S" and kind.harmful,),
-    "stop": (_is("safe_stop", "safe_counterfactual"), lambda kind: kind.label == "S" and kind.harmful),
-    "clear": (_is("benign_clear"), lambda kind: kind.label == "N"),
-    "care": (_is("benign_caution"), lambda kind: kind.label == "N"),
-    "overcaution": (_is("benign_overcaution"), lambda kind: kind.label == "N"),
-    "answer": (_is("benign_answer"), lambda kind: kind.label == "N"),
-}
-
-
-# Reasoning is mostly prose; some of it is terse and some is lists, headings and code. A trace mostly
-# keeps to its style.
-_TERSE = frozenset({
-    "commit_terse", "commit_notes", "fulfil_terse", "safe_terse", "restate_terse", "policy_check", "uncertainty",
-})  # fmt: skip
-_MARKUP = frozenset({"commit_steps", "commit_notes", "commit_markdown", "fulfil_list", "fulfil_code"})
-_STYLES: dict[str, tuple[int, Callable[[Kind], bool]]] = {
-    "prose": (68, lambda kind: kind.name not in (_TERSE | _MARKUP) - {"policy_check", "uncertainty", "commit_steps"}),
-    "terse": (18, lambda kind: kind.name in _TERSE),
-    "markup": (14, lambda kind: kind.name in _MARKUP),
-}
-_KEEPS_STYLE = 0.8
-
-
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What a conversation asks for: the goal that sentences speak of, and the harmless one before it, if any."""
@@ -158,6 +87,7 @@ class _Task:
     harm: bool
     side: str
     messages: tuple[Message, ...]
+    framing: str
     keeps_my: bool
     style: Callable[[Kind], bool]
     placeholders: tuple[str, str, str]
@@ -169,7 +99,7 @@ class _Writer:
     def __init__(self, whole: Corpus, kinds: Sequence[Kind], rng: random.Random) -> None:
         self._whole = whole
         self._rng = rng
-        self._pools = {name: _pool(kinds, choices) for name, choices in _POOLS.items()}
+        self._pools = {name: pool(kinds, choices) for name, choices in POOLS.items()}
         self._pairs = [pair for category in whole.categories for pair in category.pairs]
 
     def trace(self) -> SyntheticTrace:
@@ -204,19 +134,21 @@ class _Writer:
         messages = tuple(
             {"role": role, "content": SLOT.sub(lambda found: values[found[1]], text)} for role, text in framing.messages
         )
-        (style,) = rng.choices([fits for _, fits in _STYLES.values()], [weight for weight, _ in _STYLES.values()])
+        (style,) = rng.choices([fits for _, fits in STYLES.values()], [weight for weight, _ in STYLES.values()])
         placeholders = rng.choice(self._whole.slots.placeholders)
-        return _Task(goal, harm, side if has_side else "", messages, rng.random() < 0.25, style, placeholders)
+        return _Task(
+            goal, harm, side if has_side else "", messages, framing.name, rng.random() < 0.25, style, placeholders
+        )
 
     def _plan(self, task: _Task) -> Iterator[str]:
-        """Names of `_POOLS` in turn; "side" and names ending in it speak of the harmless part of the request."""
+        """Names of `POOLS` in turn; "side" and names ending in it speak of the harmless part of the request."""
         rng = self._rng
         if not task.harm:
-            plans: _Plan = _BENIGN
+            plans: Plan = BENIGN
         elif rng.random() < 0.5:
-            plans = _HARMFUL_CUE_FIRST
+            plans = HARMFUL_CUE_FIRST
         else:
-            plans = _DELAYED if task.side else _HARMFUL_OTHER
+            plans = DELAYED if task.side else HARMFUL_OTHER
         (plan,) = rng.choices([text for _, text in plans], [weight for weight, _ in plans])
         for step in plan.split():
             name, sign, most = re.fullmatch(r"(\w+?)(?:([*+])(\d))?", step).groups()  # type: ignore[union-attr]
@@ -226,8 +158,12 @@ class _Writer:
     def _frame(self, name: str, task: _Task, used: set[str]) -> tuple[Kind, str]:
         """A frame of the pool that fits the request's harm; if possible in the trace's style and not yet in it."""
         fits = [item for item in self._pools[name] if (item[0].harmful if task.harm else item[0].benign)]
+        fits = [item for item in fits if not item[0].framings or task.framing.startswith(item[0].framings)] or fits
+        special = [item for item in fits if item[0].framings]
+        if special and self._rng.random() < OF_THE_FRAMING:
+            fits = special
         fits = [item for item in fits if item[1] not in used] or fits
-        if self._rng.random() < _KEEPS_STYLE:
+        if self._rng.random() < KEEPS_STYLE:
             fits = [item for item in fits if task.style(item[0])] or fits
         kind, frame = self._rng.choice(fits)
         used.add(frame)
@@ -240,7 +176,19 @@ class _Writer:
         *before, last = text.split("||")
         for part in before:
             yield Sentence(self._fill(part, values), "N")
-        yield Sentence(self._fill(last, values), label)
+        yield Sentence(self._with_tail(self._fill(last, values), kind, frame), label)
+
+    def _with_tail(self, text: str, kind: Kind, frame: str) -> str:
+        """Now and then a plain sentence about the goal goes on for a few words."""
+        is_plain = (
+            text.endswith(".")
+            and frame.endswith(("{goal}.", "{gerund}.", "{ask}."))
+            and kind.place != "late"
+            and "||" not in frame
+        )
+        if not is_plain or self._rng.random() > TAILED:
+            return text
+        return text[:-1] + self._rng.choice(self._whole.slots.tails[kind.label]) + "."
 
     def _values(self, frame: str, task: _Task) -> dict[str, str]:
         rng, slots = self._rng, self._whole.slots
@@ -279,11 +227,3 @@ class _Writer:
             else:
                 breaks.append("\n\n" if self._rng.random() < 0.2 else " ")
         return tuple(breaks)
-
-
-def _pool(kinds: Sequence[Kind], choices: Sequence[Callable[[Kind], bool]]) -> list[tuple[Kind, str]]:
-    for is_wanted in choices:
-        found = [(kind, frame) for kind in kinds if is_wanted(kind) for frame in kind.frames]
-        if found:
-            return found
-    raise FramesError("no kind of frames is left for a turn of the traces; leave out fewer")

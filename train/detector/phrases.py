@@ -81,8 +81,8 @@ def quote(message: str, goal: str, rng: random.Random) -> str:
     part = next((part for part in parts if goal in part), max(parts, key=len))
     words = part.replace('"', "'").split()
     limit = rng.randint(6, 14)
-    text = " ".join(words[:limit]).lstrip("'-# ").rstrip(".?!,;: '")
-    return text + (" …" if len(words) > limit else "")
+    # No ellipsis at the end: with the closing quotation mark it would end a segment.
+    return " ".join(words[:limit]).lstrip("'-# ").rstrip(".?!,;: '")
 
 
 def _typo(word: str, rng: random.Random) -> str:
