@@ -11,6 +11,7 @@ A change to any of this changes `INPUT_FORMAT`, and older artifacts are refused.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,6 +39,8 @@ MAX_REQUEST_TOKENS = REQUEST_HEAD + REQUEST_TAIL + 2 + SYSTEM_TOKENS + 1 + TURNS
 MAX_SEGMENT_TOKENS = OPENING_TOKENS + BEFORE_TOKENS + SEGMENT_HEAD + SEGMENT_TAIL + 3
 # No word piece vocabulary spends more than about 8 characters a token on average; enough text is kept for the budget.
 _CHARS_PER_TOKEN = 8
+# A trace's opening is asked for with each of its segments; as many as there may be streams at once.
+_KEPT_OPENINGS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,7 @@ class ContextEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._pieces = WordPieces(tokenizer)
+        self._opening = lru_cache(_KEPT_OPENINGS)(self._encode)
         self._cls = _special(tokenizer, "[CLS]")
         self._sep = _special(tokenizer, "[SEP]")
 
@@ -127,7 +131,7 @@ class ContextEncoder:
         tail = self._encode(text[-window:])[-BEFORE_TOKENS:]
         if len(text) <= window:
             return tail
-        return self._encode(text[: OPENING_TOKENS * _CHARS_PER_TOKEN])[:OPENING_TOKENS] + tail
+        return self._opening(text[: OPENING_TOKENS * _CHARS_PER_TOKEN])[:OPENING_TOKENS] + tail
 
     def _ends(self, text: str, head: int, tail: int) -> list[int]:
         """The first `head` and last `tail` tokens of `text`, or all of them."""

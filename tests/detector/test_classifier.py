@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from detector import classifier as classifier_module
 from detector.artifact import load_artifact
 from detector.classifier import CueClassifier, Model
 from detector.context import Context, Message
@@ -96,3 +98,36 @@ def test_odd_text_is_scored_too(classifier: CueClassifier) -> None:
 def test_serving_never_imports_torch() -> None:
     code = "import sys, detector.detect, detector.scoring; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+_VNNI, _PLAIN = "flags : fpu avx2 avx512f avx512_vnni\n", "flags : fpu avx2 avx512f\n"
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "expected"),
+    [("x86_64", _PLAIN, True), ("x86_64", _VNNI, False), ("AMD64", None, True), ("aarch64", None, False)],
+)
+def test_exact_kernels_are_asked_for_where_int8_would_overflow(
+    monkeypatch: pytest.MonkeyPatch, machine: str, flags: str | None, expected: bool
+) -> None:
+    def cpuinfo(path: Path, encoding: str) -> str:
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
+
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(Path, "read_text", cpuinfo)
+    assert classifier_module._saturates.__wrapped__() is expected
+
+
+def test_exact_kernels_give_the_same_scores(classifier: CueClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier_module, "_saturates", lambda: True)
+    exact = CueClassifier(load_artifact())
+    assert _scores(exact, HARMFUL, REASONING) == pytest.approx(_scores(classifier, HARMFUL, REASONING), abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "I", "Hm.", "word " * 7, "word " * 300])
+def test_segments_of_every_length_are_scored(classifier: CueClassifier, text: str) -> None:
+    for messages in ((), ({"role": "user", "content": ""},), HARMFUL):
+        (score,) = classifier.score([Context(messages, text, text)])
+        assert 0 <= score <= 1
