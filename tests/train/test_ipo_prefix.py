@@ -78,7 +78,7 @@ def one_pass(
             max_length=None,
             **arguments,
         )
-    trainer = kind(
+    trainer: Any = kind(
         model=model,
         ref_model=reference,
         args=config,
@@ -116,7 +116,8 @@ def count_layers(model: PreTrainedModel) -> list[int]:
     """Grows by one whenever the first layer runs: again in the backward pass where activations are recomputed."""
     runs: list[int] = []
     # Before the layer: recomputing stops early, at the last activation that the backward pass needs.
-    model.base_model.layers[0].self_attn.register_forward_pre_hook(lambda *_: runs.append(1))
+    backbone: Any = model.base_model
+    backbone.layers[0].self_attn.register_forward_pre_hook(lambda *_: runs.append(1))
     return runs
 
 
@@ -159,9 +160,7 @@ def test_sides_that_share_more_than_the_prompt_are_packed_from_where_they_differ
     """DPO on full responses: the kept reasoning belongs to both sides and is still computed once."""
     rows = [Row(prompt_ids=[7, 8], chosen_ids=[9, 10, 11, 50], rejected_ids=[9, 10, 11, 60, 61])]
     settings: Any = {"is_lora": True, "is_checkpointing": False, "out": tmp_path, "rows": rows}
-    assert_equal_passes(
-        one_pass("qwen3", is_sharing=False, **settings), one_pass("qwen3", is_sharing=True, **settings)
-    )
+    assert_equal_passes(one_pass("qwen3", is_sharing=False, **settings), one_pass("qwen3", is_sharing=True, **settings))
     packed = sharing_collator(PAD, "sdpa", CPU)(rows)[PACKED]
     assert packed["ids"].tolist() == [[7, 8, 9, 10, 11, 50, 11, 60, 61] + [PAD] * 7]
 
@@ -246,9 +245,9 @@ def test_a_model_whose_attention_is_not_plain_keeps_two_rows_and_says_so(
     assert "forward" not in vars(model.base_model)
 
 
-def test_another_architecture_keeps_two_rows() -> None:
+def test_another_architecture_keeps_two_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("llama")
-    model.config.model_type = "gpt_neox"
+    monkeypatch.setattr(model.config, "model_type", "gpt_neox", raising=False)
     assert "gpt_neox" in str(unsupported(model, "auto"))
     assert "off" in str(unsupported(tiny_model("llama"), "off"))
 

@@ -110,7 +110,7 @@ def a_pair(number: int = 0, **changes: Any) -> Pair:
         "rejected": a_side("Sure, step one" + "!" * (number % 7)),
         "trigger_id": "t1",
         "trigger_tokens": 5,
-        "cue_tokens": 5,
+        "cue_tokens": 4,
         "family": f"f{number}",
         "model": "tiny",
     }
