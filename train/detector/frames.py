@@ -9,7 +9,7 @@ The text is in train/detector/frames/*.toml (train/detector/frame_files.py says 
 import itertools
 import random
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -30,6 +30,8 @@ from train.detector.frame_plans import (
 from train.detector.phrases import capitalise, gerund, quote, spell, third_person, written_thing
 
 Message = dict[str, str]
+Frames = list[tuple[Kind, str]]
+_TRIES = 8  # at a frame that the trace hasn't had yet
 # A frame that speaks of others can't hold the user's "my".
 _OTHERS = re.compile(r"\b(users?|they|them|their|someone|somebody|people|person|anyone|nobody|he|she|him|her)\b", re.I)
 _LIST_ITEM = re.compile(r"[-*•|>#]|\d+[.)] |\(?[a-z]+\) |```|→|<li>")
@@ -89,7 +91,7 @@ class _Task:
     messages: tuple[Message, ...]
     framing: str
     keeps_my: bool
-    style: Callable[[Kind], bool]
+    style: str
     placeholders: tuple[str, str, str]
 
 
@@ -99,6 +101,7 @@ class _Writer:
     def __init__(self, whole: Corpus, kinds: Sequence[Kind], rng: random.Random) -> None:
         self._whole = whole
         self._rng = rng
+        self._fitting: dict[tuple[str, bool, str, str, bool], Frames] = {}
         self._pools = {name: pool(kinds, choices) for name, choices in POOLS.items()}
         self._pairs = [pair for category in whole.categories for pair in category.pairs]
 
@@ -134,7 +137,7 @@ class _Writer:
         messages = tuple(
             {"role": role, "content": SLOT.sub(lambda found: values[found[1]], text)} for role, text in framing.messages
         )
-        (style,) = rng.choices([fits for _, fits in STYLES.values()], [weight for weight, _ in STYLES.values()])
+        (style,) = rng.choices(list(STYLES), [weight for weight, _ in STYLES.values()])
         placeholders = rng.choice(self._whole.slots.placeholders)
         return _Task(
             goal, harm, side if has_side else "", messages, framing.name, rng.random() < 0.25, style, placeholders
@@ -156,18 +159,27 @@ class _Writer:
             yield from [name] * count
 
     def _frame(self, name: str, task: _Task, used: set[str]) -> tuple[Kind, str]:
-        """A frame of the pool that fits the request's harm; if possible in the trace's style and not yet in it."""
-        fits = [item for item in self._pools[name] if (item[0].harmful if task.harm else item[0].benign)]
-        fits = [item for item in fits if not item[0].framings or task.framing.startswith(item[0].framings)] or fits
-        special = [item for item in fits if item[0].framings]
-        if special and self._rng.random() < OF_THE_FRAMING:
-            fits = special
-        fits = [item for item in fits if item[1] not in used] or fits
-        if self._rng.random() < KEEPS_STYLE:
-            fits = [item for item in fits if task.style(item[0])] or fits
-        kind, frame = self._rng.choice(fits)
+        """A frame that fits the request; now and then one of its framing, mostly in style, hardly ever used before."""
+        rng = self._rng
+        is_special = rng.random() < OF_THE_FRAMING
+        fits = self._fits(name, task, task.style if rng.random() < KEEPS_STYLE else "", is_special)
+        drawn = (rng.choice(fits) for _ in range(_TRIES))
+        kind, frame = next((item for item in drawn if item[1] not in used), fits[0])
         used.add(frame)
         return kind, frame
+
+    def _fits(self, name: str, task: _Task, style: str, is_special: bool) -> Frames:
+        """The frames of a pool that suit harm and framing; of a style or the framing alone if there are any."""
+        key = name, task.harm, task.framing, style, is_special
+        if key not in self._fitting:
+            fits = [item for item in self._pools[name] if (item[0].harmful if task.harm else item[0].benign)]
+            fits = [item for item in fits if not item[0].framings or task.framing.startswith(item[0].framings)] or fits
+            if is_special:
+                fits = [item for item in fits if item[0].framings] or fits
+            if style:
+                fits = [item for item in fits if STYLES[style][1](item[0])] or fits
+            self._fitting[key] = fits
+        return self._fitting[key]
 
     def _sentences(self, kind: Kind, frame: str, task: _Task) -> Iterator[Sentence]:
         label: Label = "N" if kind.label == "C" and not task.harm else kind.label

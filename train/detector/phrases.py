@@ -14,7 +14,9 @@ Spelling = Literal["", "leet", "spaced", "case", "rot13", "base64", "reversed", 
 
 # One vowel between consonants, in a word of one syllable: the last letter is doubled ("run", "plan", "quit").
 _DOUBLED = re.compile(r"(?:[^aeiou\W]*|qu|squ)[aeiou][^aeiouwxy\W]")
-_ALSO_DOUBLED = frozenset({"forget", "kidnap", "travel", "label", "begin", "control"})
+_ALSO_DOUBLED = frozenset(
+    {"forget", "kidnap", "travel", "label", "begin", "control", "debug", "outrun", "rebut", "repot"}
+)
 _THIRD_PERSON = {
     "my": "their", "me": "them", "myself": "themselves", "mine": "theirs", "i": "they", "our": "their", "us": "them",
 }  # fmt: skip
