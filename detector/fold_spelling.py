@@ -26,13 +26,14 @@ _MIN_GLUED_WORDS = 5
 
 LEET = re.compile(r"[A-Za-z][0-9@$!|+€]+[A-Za-z]|(?<![\w.])[0-9@$|+€]+[A-Za-z]{2}")
 _TOKEN = re.compile(r"[A-Za-z0-9@$!|+€]+")
+_RUNS = re.compile("[a-z]+|[^a-z]+")
 _LEET_CHAR = re.compile(r"[0-9@$!|+€]")
 _LETTERS = re.compile(r"[A-Za-z]")
 _MAX_READINGS = 16
 _LONGEST_LEET = 20
 _SHORT = {
-    "70": "to", "17": "it", "15": "is", "1": "i", "4": "a", "45": "as", "47": "at", "50": "so", "0f": "of", "1n": "in",
-    "0n": "on", "0r": "or", "4n": "an", "1f": "if", "d0": "do", "g0": "go", "n0": "no", "7h3": "the", "m3": "me",
+    "@": "a", "70": "to", "17": "it", "15": "is", "1": "i", "4": "a", "45": "as", "47": "at", "50": "so", "0f": "of",
+    "1n": "in", "0n": "on", "0r": "or", "4n": "an", "1f": "if", "d0": "do", "g0": "go", "n0": "no", "7h3": "the", "m3": "me",
     "w3": "we", "h3": "he", "b3": "be", "u5": "us",
 }  # fmt: skip
 
@@ -107,10 +108,7 @@ def _words_of(group: str) -> str:
     word = _reading(group)
     if word is not None:
         return word
-    if not lower.isascii() or not lower.isalpha():
-        return group
-    pieces = split(lower)
-    return group if pieces is None else " ".join(pieces)
+    return " ".join(word for run in _RUNS.findall(lower) for word in (split(run) if run.isalpha() else None) or [run])
 
 
 def _cut(match: re.Match[str]) -> str:
