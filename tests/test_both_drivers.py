@@ -1,7 +1,7 @@
 """The proxy's live session and the offline rollouts carry out the same scripted cases and give equal transcripts."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -62,7 +62,7 @@ async def live(case: ScriptedCase, folder: Path, tokens_per_frame: int) -> Trans
         tokens_per_frame=tokens_per_frame,
         opens_think=case.opens_think,
     )
-    body = {} if case.max_tokens is None else {"max_tokens": case.max_tokens}
+    body: dict[str, Any] = {} if case.max_tokens is None else {"max_tokens": case.max_tokens}
     async with (
         ScriptedUpstream(script) as upstream,
         running_proxy(upstream.url, folder, TableScorer(case.score), policy={"threshold": 0.5, **case.policy}) as proxy,
@@ -75,16 +75,13 @@ async def live(case: ScriptedCase, folder: Path, tokens_per_frame: int) -> Trans
 
 def told(reply: Reply, records: list[InterventionRecord], asked: list[Resumed]) -> Transcript:
     [finish_reason] = reply.finish_reasons
-    if finish_reason == "content_filter":
-        outcome = "refused"
-    else:
-        outcome = "completed" if records else "clean"
+    ended_as = "completed" if records else "clean"
     return Transcript(
         reply.reasoning,
         reply.content,
         tuple(record.kept.text for record in records),
         tuple(record.trigger_id for record in records if record.trigger_id is not None),
-        outcome,
+        "refused" if finish_reason == "content_filter" else ended_as,
         finish_reason,
         asked,
     )

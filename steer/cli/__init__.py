@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import ipo, jobs, rollout, serving
+from steer.cli import ipo, jobs, pairs, rollout, serving
 
 app = typer.Typer(
     name="steer",
@@ -27,6 +27,7 @@ app.command()(serving.detect)
 train.command("detector")(jobs.train_detector)
 train.command("organism")(jobs.train_organism)
 train.command("rollout")(rollout.train_rollout)
+train.command("pairs")(pairs.train_pairs)
 train.command("ipo")(ipo.train_ipo)
 
 

@@ -1,4 +1,4 @@
-"""A scripted upstream without a server: the same texts, tokenizer and chat template as `tests.upstream`, for rollouts."""
+"""A scripted upstream without a server: texts, tokenizer and chat template of `tests.upstream`, for rollouts."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

@@ -1,0 +1,1 @@
+"""From rollouts and intervention records to a frozen snapshot of preference pairs."""
