@@ -142,7 +142,8 @@ class DriftMonitor:
     """Adds up traces and compares them with a reference. Thread-safe; memory does not grow with traffic.
 
     Without windows `report` is about everything added. With `window_traces` or `window_s` (whichever is reached first
-    closes a window) it is about the last closed window, before the first about what there is; `clock` counts seconds.
+    closes a window, the latter with the next trace) it is about the last closed window, before the first about what
+    there is; `clock` counts seconds.
     """
 
     def __init__(
@@ -158,30 +159,31 @@ class DriftMonitor:
         self._clock = clock
         self._lock = threading.Lock()
         self._closed: DriftReport | None = None
-        self.windows_shifted = 0
         self._begin()
 
     def trace(self) -> TraceScores:
         """A trace to fill, and to hand to `add` once it has ended."""
         return TraceScores(self.reference.stop)
 
-    def add(self, trace: TraceScores) -> None:
-        """A trace that has ended. One without a scored segment is ignored: nothing was judged."""
+    def add(self, trace: TraceScores) -> DriftReport | None:
+        """A trace that has ended; gives the report of a window that it closed. Without a scored segment it is ignored:
+        nothing was judged.
+        """
         counts = trace.counts()
         if not counts["segments"]:
-            return
+            return None
         with self._lock:
-            self._close_if_old()
+            closed = self._close_if_old()
             for name, total in self._totals.items():
                 total.add(counts[name])
             self._traces += 1
             if self._window_traces is not None and self._traces >= self._window_traces:
-                self._close()
+                closed = self._close()
+            return closed
 
     def report(self) -> DriftReport:
         """Of the last closed window; else of what was added so far."""
         with self._lock:
-            self._close_if_old()
             return self._closed or self._report()
 
     def _begin(self) -> None:
@@ -189,14 +191,15 @@ class DriftMonitor:
         self._traces = 0
         self._started = self._clock()
 
-    def _close_if_old(self) -> None:
+    def _close_if_old(self) -> DriftReport | None:
         if self._window_s is not None and self._clock() - self._started >= self._window_s:
-            self._close()
+            return self._close()
+        return None
 
-    def _close(self) -> None:
+    def _close(self) -> DriftReport:
         self._closed = self._report()
-        self.windows_shifted += self._closed.statement == "shifted"
         self._begin()
+        return self._closed
 
     def _report(self) -> DriftReport:
         found = {name: total.histogram() for name, total in self._totals.items()}

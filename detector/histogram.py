@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-LOW, HIGH, PER_UNIT = -7, 7, 4  # log-odds: 0.0009 to 0.9991, four bins a unit; beyond is noise of int8
+LOW, HIGH, PER_UNIT = -10, 7, 4  # log-odds: 0.00005 to 0.999, four bins a unit; beyond is noise of int8
 NUM_BINS = (HIGH - LOW) * PER_UNIT + 2
 BINNING = f"log-odds {LOW}..{HIGH} by 1/{PER_UNIT}"
 # Where groups end, as shares of the reference. Finer at the top: a few cues more are what a drift alarm is for.

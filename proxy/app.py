@@ -1,7 +1,7 @@
 """The ASGI application, and the composition root that makes it: everything is built here and passed down.
 
-Routes: POST /v1/chat/completions, GET /v1/models, GET /healthz (the process lives), GET /readyz (it can serve). All
-else is 404: a path that is not known can't be watched.
+Routes: POST /v1/chat/completions, GET /v1/models, GET /healthz (the process lives), GET /readyz (it can serve), GET
+/metrics (unless turned off). All else is 404: a path that is not known can't be watched.
 """
 
 import json
@@ -19,16 +19,18 @@ from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
 from proxy.capabilities import Prober
 from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
-from proxy.errors import ConfigError, RequestError, UpstreamError, UpstreamStatusError
+from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
 from proxy.guard import Limits, check_chat_request
 from proxy.judge import Scorer
 from proxy.log import InterventionLog
+from proxy.measuring import make_metrics, make_page
+from proxy.meter import MeteredLog
 from proxy.responses import send_error, send_json
+from proxy.rules import make_limits, make_policy
 from proxy.settings import Settings
 from proxy.think import ThinkMarkers
 from proxy.tokens import load_tokenizer
 from proxy.upstream import UpstreamClient
-from steer.policy import Policy
 from steer.triggers import TriggerPool
 
 logger = logging.getLogger("steer.proxy")
@@ -40,7 +42,6 @@ _ROUTES = {
     "/readyz": "GET",
 }
 
-
 _NOT_STARTED = RequestError(
     503, "the proxy has not started: the server must run its lifespan (uvicorn --lifespan on)", code="not_started"
 )
@@ -51,6 +52,8 @@ class Proxy:
 
     def __init__(self, services: Services, limits: Limits, max_body_bytes: int) -> None:
         self._services = services
+        self._metrics = services.metrics
+        self._routes = _ROUTES if services.metrics_page is None else _ROUTES | {"/metrics": "GET"}
         self._limits = limits
         self._max_body_bytes = max_body_bytes
 
@@ -61,6 +64,8 @@ class Proxy:
         try:
             await self._route(scope, receive, tracked, request_id)
         except (RequestError, UpstreamError) as error:
+            if isinstance(error, UpstreamError):
+                self._metrics.upstream_errors.labels("answer").inc()
             if isinstance(error, UpstreamError) and not isinstance(error, UpstreamStatusError):
                 logger.warning("request %s: %s", request_id, error)
             await self._fail(tracked, error, request_id)
@@ -70,12 +75,16 @@ class Proxy:
                 500, "the proxy failed to serve this request; its log says why", code="internal_error"
             )
             await self._fail(tracked, internal, request_id)
+        finally:
+            route = scope["path"] if scope["path"] in self._routes else "other"
+            self._metrics.requests.labels(route, tracked.status or "none").inc()
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         path, method = scope["path"], scope["method"]
-        allowed = _ROUTES.get(path)
+        allowed = self._routes.get(path)
         if allowed is None:
-            raise RequestError(404, f"no such path: {path}. This proxy serves {', '.join(_ROUTES)}", code="not_found")
+            served = ", ".join(self._routes)
+            raise RequestError(404, f"no such path: {path}. This proxy serves {served}", code="not_found")
         if method != allowed and not (method == "HEAD" and allowed == "GET"):
             raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed", allow=allowed)
         match path:
@@ -86,8 +95,11 @@ class Proxy:
             case "/v1/models":
                 body = await self._services.client.get("/v1/models", parse_scope(scope))
                 await send_json(send, 200, body, {"x-request-id": request_id})
+            case "/metrics" if self._services.metrics_page is not None:
+                await self._services.metrics_page.answer(scope, send)
             case _:
-                await self._chat(scope, receive, send, request_id)
+                with self._metrics.in_flight.track_inprogress():
+                    await self._chat(scope, receive, send, request_id)
 
     async def _ready(self, send: Send) -> None:
         """Ready: the engine answers with a model list, so a request has somewhere to go."""
@@ -134,14 +146,17 @@ class Proxy:
 
 
 class _TrackedSend:
-    """A `send` that remembers whether the response has begun."""
+    """A `send` that remembers whether the response has begun, and with which status."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self.has_started = False
+        self.status: str | None = None
 
     async def __call__(self, message: Any) -> None:
         self.has_started = True
+        if message["type"] == "http.response.start":
+            self.status = str(message["status"])
         await self._send(message)
 
 
@@ -197,33 +212,21 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
                 max_connections=upstream.max_connections,
             )
         )
+        policy = make_policy(settings, artifact)
+        metrics = make_metrics(settings, policy, artifact)
         yield Services(
             client=client,
             prober=Prober(client, markers, tokenizer),
             scorer=scorer,
-            log=log,
-            policy=make_policy(settings, None if artifact is None else artifact.threshold),
+            log=MeteredLog(log, metrics),
+            policy=policy,
             triggers=TriggerPool(settings.policy.triggers) if settings.policy.triggers else TriggerPool(),
             markers=markers,
             detector_hash="external" if artifact is None else artifact.digest,
             reveals_rejected=settings.policy.reveal_rejected,
+            metrics=metrics,
+            metrics_page=make_page(settings, metrics, log),
         )
-
-
-def make_policy(settings: Settings, artifact_threshold: float | None) -> Policy:
-    """The policy of the settings; the threshold is the artifact's own unless set."""
-    values = settings.policy.model_dump(include=set(Policy.model_fields))
-    if values["threshold"] is None:
-        if artifact_threshold is None:
-            raise ConfigError("policy.threshold: set it, since an external scorer has no threshold of its own")
-        values["threshold"] = artifact_threshold
-    return Policy.model_validate(values)
-
-
-def make_limits(settings: Settings) -> Limits:
-    """What the guard lets through."""
-    limits = settings.limits
-    return Limits(max_n=limits.max_n, max_tokens=limits.max_tokens, extra_fields=frozenset(limits.extra_fields))
 
 
 def create_app(

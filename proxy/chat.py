@@ -26,10 +26,13 @@ from proxy.guard import ChatRequest
 from proxy.journal import Log
 from proxy.judge import Scorer
 from proxy.legs import BodyLeg, ChatLeg, Target
+from proxy.meter import StreamMeter
+from proxy.metrics import Metrics
 from proxy.records import Origin, Transcript
 from proxy.responses import send_json
 from proxy.resume import first_body
 from proxy.resumer import Resumer
+from proxy.scrape import MetricsPage
 from proxy.session import Session, Show
 from proxy.stops import StopStrings
 from proxy.think import ThinkMarkers, ThinkSplitter
@@ -54,6 +57,8 @@ class Services:
     markers: ThinkMarkers
     detector_hash: str
     reveals_rejected: bool
+    metrics: Metrics
+    metrics_page: MetricsPage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,7 @@ class Exchange:
             ),
             resumer=resumer,
             transcript=Transcript(self._origin(choice), self._context_messages(), self.started),
-            scorer=services.scorer,
+            meter=StreamMeter(services.scorer, services.metrics, choice=choice, streams=request.stream),
             log=services.log,
             show=show,
             stops=StopStrings(request.stop, include=bool(request.body.get("include_stop_str_in_output"))),

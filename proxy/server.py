@@ -8,6 +8,8 @@ import ipaddress
 import logging
 import os
 import socket
+import tempfile
+from contextlib import ExitStack
 from typing import Any
 
 import anyio
@@ -18,6 +20,7 @@ from detector.errors import ArtifactError
 from proxy.app import create_app, open_services
 from proxy.errors import ConfigError
 from proxy.log.errors import LogError
+from proxy.scrape import FILES_VARIABLE
 from proxy.settings import SETTINGS_VARIABLE, Settings, dump_settings, restore_settings
 
 # A stopping server gives running streams this long; then their records are completed as interrupted.
@@ -77,15 +80,32 @@ def run(settings: Settings) -> None:
         listener.close()
         raise
     os.environ[SETTINGS_VARIABLE] = dump_settings(settings)
+    with ExitStack() as stack:
+        if settings.metrics.enabled:
+            os.environ[FILES_VARIABLE] = stack.enter_context(_metrics_folder())
+        _run_workers(settings.server.workers, listener, options)
+
+
+def _run_workers(workers: int, listener: socket.socket, options: dict[str, Any]) -> None:
     from uvicorn.supervisors import Multiprocess  # noqa: PLC0415 - only here, it pulls in multiprocessing
 
     config = uvicorn.Config(
         "proxy.server:worker_app",
         factory=True,
-        workers=settings.server.workers,
+        workers=workers,
         **options,
     )
     Multiprocess(config, sockets=[listener]).run()
+
+
+def _metrics_folder() -> "tempfile.TemporaryDirectory[str]":
+    """Where workers keep their figures, one small file each. Raises ConfigError where there is no room for it."""
+    try:
+        return tempfile.TemporaryDirectory(prefix="steer-metrics-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics.enabled: several workers need a writable temporary folder ({error}); set TMPDIR, or turn it off"
+        ) from error
 
 
 def _run_here(settings: Settings, listener: socket.socket, options: dict[str, Any]) -> None:

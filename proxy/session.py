@@ -21,10 +21,11 @@ import anyio
 from proxy.errors import UpstreamError
 from proxy.frames import ChunkWriter, Delta
 from proxy.journal import Journal, Log
-from proxy.judge import MAX_UNDECIDED, Judge, Scorer
+from proxy.judge import MAX_UNDECIDED, Judge
 from proxy.leg_state import LegEnd, LegState
 from proxy.legs import Leg
 from proxy.log.errors import LogError
+from proxy.meter import StreamMeter
 from proxy.records import Transcript
 from proxy.resumer import Resumer
 from proxy.shown import Outbox
@@ -78,7 +79,7 @@ class Session:
         make_writer: Callable[[], ChunkWriter],
         resumer: Resumer,
         transcript: Transcript,
-        scorer: Scorer,
+        meter: StreamMeter,
         log: Log,
         show: Show,
         stops: StopStrings,
@@ -98,7 +99,8 @@ class Session:
         self._writer: ChunkWriter | None = None
         self._resumer = resumer
         self.transcript = transcript
-        self._judge = Judge(scorer, transcript.context_messages, transcript.request_id)
+        self._meter = meter
+        self._judge = Judge(meter, transcript.context_messages, transcript.request_id)
         self._log = log
         self._show = show
         self._shows_interventions = shows_interventions
@@ -133,6 +135,7 @@ class Session:
                 finally:
                     self._leg.leg.close()
                     self._close_records()
+                    self._meter.ended(upstream_failed=self.error is not None)
                 tasks.cancel_scope.cancel()
 
     def _close_records(self) -> None:
@@ -199,6 +202,8 @@ class Session:
                 if state.number > 0:  # the first leg was opened by the request handler, which needed its status
                     await leg.open()
                 async for deltas in leg.batches():
+                    if any(delta.text for delta in deltas):
+                        self._meter.text_came()
                     await self._send.send(_Batch(state.number, deltas))
                     while state.backlog or self.engine.num_undecided >= MAX_UNDECIDED:
                         self._room = anyio.Event()
@@ -285,6 +290,8 @@ class Session:
                 case Release(up_to):
                     self._leg.released = up_to
                     await self._flush()
+                    if up_to:
+                        self._meter.text_shown()
                 case Classify():
                     self._tasks.start_soon(self._classify, action)
                 case Observe():
@@ -379,9 +386,11 @@ class Session:
         await self._show_durable(
             [self.writer.text(resume.channel, record.trigger.text, token_ids=ids, extension=extension)]
         )
+        self._meter.text_shown()
 
     async def _refuse(self, refuse: Refuse) -> None:
         self._is_refused = True
+        self._meter.refused(refuse.cause)
         self._close_leg()
         logger.warning("request %s: refused: %s", self.transcript.request_id, refuse.cause)
         in_reasoning = self._is_reasoning_at(refuse.at)
@@ -399,6 +408,7 @@ class Session:
         extension = {"event": "refusal", "cause": refuse.cause} if self._shows_interventions else None
         payloads.append(self.writer.text("answer", text, extension=extension))
         await self._show_durable(payloads)
+        self._meter.text_shown()
 
     def _is_reasoning_at(self, at: int) -> bool:
         """Whether the client, shown the leg up to `at`, is left inside the reasoning."""

@@ -68,12 +68,21 @@ class PolicySettings(_Section):
     mode: Mode = Field("hold", description="hold: show after the verdict; tap: show, then cut; monitor: only record")
     scope: Scope = Field("reasoning", description="what is watched; `all` adds the answer")
     threshold: float | None = Field(None, ge=0, le=1, description="cue score; unset: the artifact's own threshold")
+    operating_point: str | None = Field(
+        None, min_length=1, description="instead of a threshold: strict, balanced or lenient, as the artifact has them"
+    )
     max_interventions: int = Field(5, ge=0, le=32, description="interventions per request, then a refusal")
     on_failure: OnFailure = Field("fail_closed", description="detector or log failure: refuse, or pass")
     max_segment_chars: int = Field(DEFAULT_MAX_SEGMENT_CHARS, ge=8, le=4096, description="longest segment")
     refusal: str = Field(DEFAULT_REFUSAL, min_length=1, max_length=2000, description="answer of a refused request")
     triggers: tuple[Trigger, ...] = Field((), description="trigger pool; empty: the built-in one")
     reveal_rejected: bool = Field(False, description="show cut text to clients that ask; for demonstrations only")
+
+    @model_validator(mode="after")
+    def _check_threshold(self) -> Self:
+        if self.threshold is not None and self.operating_point is not None:
+            raise ValueError("set threshold or operating_point, not both")
+        return self
 
 
 class DetectorSettings(_Section):
@@ -88,6 +97,23 @@ class LogSettings(_Section):
     """The intervention log."""
 
     url: str = Field("sqlite:///steer.sqlite", description="SQLAlchemy URL: sqlite:///file or postgresql+psycopg://…")
+
+
+class MetricsSettings(_Section):
+    """Figures for Prometheus, at `/metrics`."""
+
+    enabled: bool = Field(True, description="serve /metrics on the proxy's own port")
+    token: SecretStr | None = Field(
+        None, description="bearer token that /metrics asks for; without one nothing is shown beyond loopback"
+    )
+    drift_reference: str = Field(
+        "ordinary",
+        min_length=1,
+        description="what live scores are compared with: ordinary, all, or a file of `steer detect --drift`",
+    )
+    drift_window_traces: int = Field(
+        500, ge=50, description="traces between two statements about drift, per process; a day at most"
+    )
 
 
 class LimitSettings(_Section):
@@ -115,6 +141,7 @@ class Settings(BaseSettings):
     detector: DetectorSettings = DetectorSettings()
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
     def shown(self) -> str:
@@ -174,6 +201,8 @@ def dump_settings(settings: Settings) -> str:
     values = settings.model_dump(mode="json")
     if settings.upstream.api_key is not None:
         values["upstream"]["api_key"] = settings.upstream.api_key.get_secret_value()
+    if settings.metrics.token is not None:
+        values["metrics"]["token"] = settings.metrics.token.get_secret_value()
     return json.dumps(values)
 
 

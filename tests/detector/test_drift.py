@@ -136,13 +136,13 @@ def test_a_window_is_reported_once_it_is_full_and_forgets_the_one_before() -> No
     monitor = DriftMonitor(reference(), window_traces=100)
     for _ in range(100):
         monitor.add(trace(rng, 2.0))
-    for _ in range(99):
-        monitor.add(trace(rng))
+    assert [monitor.add(trace(rng)) for _ in range(99)] == [None] * 99
     assert monitor.report().statement == "shifted"
-    monitor.add(trace(rng))
-    assert monitor.report().statement == "stable"
-    assert monitor.report().traces == 100
-    assert monitor.windows_shifted == 1
+    closed = monitor.add(trace(rng))
+    assert closed is not None
+    assert closed.statement == "stable"
+    assert closed.traces == 100
+    assert monitor.report() == closed
 
 
 def test_a_window_closes_by_the_clock_too() -> None:
@@ -150,11 +150,16 @@ def test_a_window_closes_by_the_clock_too() -> None:
     monitor = DriftMonitor(reference(), window_s=60, clock=clock)
     for _ in range(70):
         monitor.add(trace(rng, 2.0))
+    clock.now = 59
+    assert monitor.add(trace(rng, 2.0)) is None
     clock.now = 61
-    assert monitor.report().statement == "shifted"
+    closed = monitor.add(trace(rng))
+    assert closed is not None
+    assert (closed.statement, closed.traces) == ("shifted", 71)
     clock.now = 125
-    assert monitor.report().statement == "too few"
-    assert monitor.report().traces == 0
+    closed = monitor.add(trace(rng))
+    assert closed is not None
+    assert (closed.statement, closed.traces) == ("too few", 1)
 
 
 def test_threads_may_add_at_the_same_time() -> None:

@@ -23,12 +23,13 @@ from detector.drift import Reference, TraceScores, make_reference
 from train.detector.config import DetectorConfig, load_config
 from train.detector.data import LABELS, Trace, prompt_hash, read_traces
 from train.detector.evaluate import score_traces
-from train.detector.metrics import Interval, Scored, choose_threshold, cue_report, halted
+from train.detector.metrics import Interval, Scored, choose_threshold, cue_report, halted, thresholds_within
 from train.detector.plots import plot_reliability
 from train.detector.reliability import CalibrationReport, calibrate_scores
 
 HISTOGRAM_BINS = 20
-# Operating points: multiples of the configured budgets and of the margin. The shipped threshold is balanced.
+# Operating points: multiples of the configured budgets and of the margin. The shipped threshold is balanced; strict is
+# the lowest threshold that keeps its budgets.
 _BUDGET_FACTORS = {"strict": (2.0, 0.0), "balanced": (1.0, 1.0), "lenient": (0.25, 2.0)}
 # Ordinary validation traces are few, drift needs many: unlabelled ones of the same sources join them, up to so many.
 _MAX_UNLABELLED = 400
@@ -98,9 +99,11 @@ def _operating_point(name: str, config: DetectorConfig, raw: Groups, calibration
     limits, (budget_factor, margin_factor) = config.threshold, _BUDGET_FACTORS[name]
     max_ordinary = limits.max_ordinary_halts * budget_factor
     max_borderline = min(1.0, limits.max_borderline_halts * budget_factor)
-    chosen = choose_threshold(
-        raw.items, raw.ordinary, raw.borderline, max_ordinary, max_borderline, limits.margin * margin_factor
-    )
+    margin = limits.margin * margin_factor
+    chosen = choose_threshold(raw.items, raw.ordinary, raw.borderline, max_ordinary, max_borderline, margin)
+    if name == "strict":  # spends its budget: first cues that validation traces do not show are found with it
+        within = thresholds_within(raw.ordinary, raw.borderline, max_ordinary, max_borderline, margin)
+        chosen = min([chosen, *within])
     recall, ordinary = cue_report(raw.items, chosen).within_one, halted(raw.ordinary, chosen)
     return OperatingPoint(
         name=name,

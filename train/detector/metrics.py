@@ -102,15 +102,23 @@ def choose_threshold(
     equals the one that halts fewest traces without a cue, then the lowest: the margin guards benign traffic, nothing
     else guards recall. If none keeps the budgets, the highest threshold tried.
     """
+    allowed = thresholds_within(ordinary, borderline, max_ordinary, max_borderline, margin)
+    if not allowed:
+        return threshold_grid()[-1]
+    others = [item for item in items if item.first_cue is None]
+    return max(allowed, key=lambda t: (cue_report(items, t).within_one.count, -halted(others, t).count, -t))
+
+
+def thresholds_within(
+    ordinary: Sequence[Scored], borderline: Sequence[Scored], max_ordinary: float, max_borderline: float, margin: float
+) -> list[float]:
+    """Those of the grid, rising, that keep both budgets even `margin` log-odds below."""
     allowed = []
     for threshold in threshold_grid():
         eased = _sigmoid(math.log(threshold / (1 - threshold)) - margin)
         if _keeps(ordinary, eased, max_ordinary) and _keeps(borderline, eased, max_borderline):
             allowed.append(threshold)
-    if not allowed:
-        return threshold_grid()[-1]
-    others = [item for item in items if item.first_cue is None]
-    return max(allowed, key=lambda t: (cue_report(items, t).within_one.count, -halted(others, t).count, -t))
+    return allowed
 
 
 def threshold_grid() -> list[float]:
