@@ -34,7 +34,9 @@ _MAX_CODED = 4096  # characters; the texts given are shorter
 _LONG_CODE = 16  # from here on a code may have been cut, and is tried at every alignment
 
 _RUN_WORD = re.compile(r"[A-Za-z]+")
-_LONG_WORD, _MIN_CODED_LETTERS = 5, 8  # of words that are English only when decoded
+# Letters in words that are English only when decoded; of abbreviations alone it takes more.
+_LONG_WORD, _MIN_CODED_LETTERS = 5, 8
+_ABBREVIATION, _MANY_LETTERS = 3, 15
 _MAX_GAP = 3  # from one coded word to the next: those between could be either
 _MIN_FOREIGN_WORDS = 4
 
@@ -119,7 +121,8 @@ def _english(data: bytes) -> str | None:
     for part in (data, data[1:], data[:-1]):
         if part.isascii():
             text = part.decode("ascii")
-            return text if is_readable(text) or is_readable(unshift(text)) else None
+            is_code = _BASE64.fullmatch(text) is not None and _from_base64(text) is not None
+            return text if is_code or is_readable(text) or is_readable(unshift(text)) else None
     return None
 
 
@@ -172,4 +175,5 @@ def _state(match: re.Match[str], text: str, marks: frozenset[str], decode: Calla
 
 def _is_enough(coded: set[str]) -> bool:
     """One long word is never coded by accident; short ones must be several, as names and abbreviations abound."""
-    return any(len(word) >= _LONG_WORD for word in coded) or sum(map(len, coded)) >= _MIN_CODED_LETTERS
+    longest, letters = max(map(len, coded)), sum(map(len, coded))
+    return longest >= _LONG_WORD or letters >= (_MIN_CODED_LETTERS if longest > _ABBREVIATION else _MANY_LETTERS)

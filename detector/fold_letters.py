@@ -23,8 +23,8 @@ _STYLED_BY_LETTER = {
 }  # fmt: skip
 # Other scripts: Cyrillic, Greek, Armenian, Cherokee, Coptic, Lisu, Tifinagh, Canadian syllabics.
 _FOREIGN_BY_LETTER = {
-    "a": "аα", "b": "ьҍβᏏᑲ", "c": "сϲⲥꮯ¢", "d": "ԁժᏧᑯ", "e": "еҽєεє", "f": "ғք", "g": "ցɡ", "h": "һհнᏂ",
-    "i": "іιꭵïɩ", "j": "јϳյ", "k": "кκ", "l": "ӏⵏ|", "m": "мʍ", "n": "пոηռи", "o": "оοσօⲟ", "p": "рρϱⲣ", "q": "ԛգզ",
+    "a": "аα", "b": "ьҍβᏏᑲ", "c": "сϲςⲥꮯ", "d": "ԁժᏧᑯ", "e": "еҽєε", "f": "ғք", "g": "ց", "h": "һհнᏂ",
+    "i": "іιꭵ", "j": "јϳյ", "k": "кκ", "l": "ӏⵏ", "m": "мʍ", "n": "пոηռи", "o": "оοσօⲟ", "p": "рρϱⲣ", "q": "ԛգզ",
     "r": "гᴦяꮁⲅ", "s": "ѕꮪ", "t": "тτ", "u": "υսцμ", "v": "ѵνꮩ", "w": "ԝѡաωшщ", "x": "хχ᙮", "y": "уүγч", "z": "ꮓʐ",
     "A": "АΑᎪᗅꓮ", "B": "ВΒᏴᗷꓐ", "C": "СϹᏟⲤꓚ", "D": "ᎠᗞᗪꓓĐ", "E": "ЕΕᎬⴹꓰ", "F": "ϜᖴꓝҒ", "G": "ԌᏀᏳꓖ", "H": "НΗᎻⲎᕼꓧ",
     "I": "ІΙӀⲒꓲ", "J": "ЈͿᎫᒍꓙ", "K": "КΚᏦⲔꓗ", "L": "ᏞᒪꓡԼ", "M": "МΜϺᎷⲘᗰꓟ", "N": "ΝⲚꓠИ", "O": "ОΟՕⲞꓳⴔ", "P": "РΡᏢⲢᑭꓑ",
@@ -39,7 +39,7 @@ _BOXED = {start + offset: chr(ord("A") + offset) for start in (0x1F150, 0x1F170,
 _STYLED = str.maketrans({char: to for to, chars in _STYLED_BY_LETTER.items() for char in chars} | {
     chr(code): to for code, to in _BOXED.items()
 })  # fmt: skip
-_FOREIGN = {char: to for to, chars in _FOREIGN_BY_LETTER.items() for char in chars if char.isalpha()}
+_FOREIGN = {char: to for to, chars in _FOREIGN_BY_LETTER.items() for char in chars}
 _FOREIGN_TABLE = str.maketrans(_FOREIGN)
 
 _WORD = re.compile(r"[^\W\d_]+")

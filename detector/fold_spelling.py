@@ -33,8 +33,8 @@ _MAX_READINGS = 16
 _LONGEST_LEET = 20
 _SHORT = {
     "@": "a", "70": "to", "17": "it", "15": "is", "1": "i", "4": "a", "45": "as", "47": "at", "50": "so", "0f": "of",
-    "1n": "in", "0n": "on", "0r": "or", "4n": "an", "1f": "if", "d0": "do", "g0": "go", "n0": "no", "7h3": "the", "m3": "me",
-    "w3": "we", "h3": "he", "b3": "be", "u5": "us",
+    "1n": "in", "0n": "on", "0r": "or", "4n": "an", "1f": "if", "d0": "do", "g0": "go", "n0": "no", "7h3": "the",
+    "m3": "me", "w3": "we", "h3": "he", "b3": "be", "u5": "us",
 }  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def _styled(char: str, base: int) -> str:
 
 def _spaced(text: str, sign: str, gap: str) -> Disguised:
     pieces = []
-    for char, following in zip(text, text[1:] + "\n", strict=True):
+    for char, following in zip(text, [*text[1:], "\n"], strict=False):
         if char == " ":
             pieces.append((1, gap))
         else:
