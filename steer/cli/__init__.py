@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import ipo, jobs, pairs, rollout, serving
+from steer.cli import ipo, jobs, label, pairs, rollout, serving
 
 app = typer.Typer(
     name="steer",
@@ -24,6 +24,7 @@ app.add_typer(train, name="train")
 app.command()(serving.serve)
 app.command()(serving.demo)
 app.command()(serving.detect)
+train.command("label")(label.train_label)
 train.command("detector")(jobs.train_detector)
 train.command("organism")(jobs.train_organism)
 train.command("rollout")(rollout.train_rollout)
