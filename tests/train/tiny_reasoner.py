@@ -154,7 +154,7 @@ def job_config(folder: Path, **changes: Any) -> dict[str, Any]:
     for name, value in changes.items():
         section, _, key = name.partition("__")
         if key:
-            config[section] = {**config[section], key: value}
+            config[section] = {**config.get(section, {}), key: value}
         else:
             config[section] = value
     return config

@@ -42,7 +42,7 @@ def publish(job: Job, weights: Path, parents: dict[str, Any]) -> dict[str, Any]:
         part.mkdir()
         for path in weights.iterdir():
             if path.name in _ADAPTER_FILES if is_lora else path.name not in _NOT_PUBLISHED:
-                shutil.copy2(path, part / path.name)
+                shutil.copyfile(path, part / path.name)  # not its mode: safetensors makes files private
         if is_lora:
             settings = read_json(part / "adapter_config.json")
             write_json(part / "adapter_config.json", settings | {"base_model_name_or_path": job.base.name})

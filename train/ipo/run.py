@@ -9,6 +9,7 @@ devices: `accelerate launch -m train.ipo.run --config TOML --out DIR`; one rank 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     except IpoError as error:
         sys.stderr.write(f"steer: {error}\n")
         return 2 if isinstance(error, IpoConfigError) else 1
-    sys.stdout.write(f"report: {options.out / REPORT}\n")
+    if os.environ.get("RANK", "0") == "0":
+        sys.stdout.write(f"report: {options.out / REPORT}\n")
     return 0
 
 

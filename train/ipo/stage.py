@@ -168,12 +168,18 @@ def _summary(built: Built, job: Job, stage: Stage, checkpoint: Path | None) -> d
         "tokens": tokens,
         "tokens_per_second": round(tokens / max(seconds, 1e-9)),
         "peak_memory_bytes": peak_memory_bytes(job.device),
+        "distribution": _distribution(built.trainer),
         "resumed_from": checkpoint.name if checkpoint else None,
         "prefix_sharing": built.is_sharing,
         "two_rows_because": built.two_rows_because,
         **_ends(history),
         "history": history,
     }
+
+
+def _distribution(trainer: Trainer) -> str:
+    kind: str = trainer.accelerator.distributed_type.value  # NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED …
+    return "one process" if trainer.accelerator.num_processes == 1 else kind.lower()
 
 
 def _short(entry: dict[str, Any]) -> dict[str, Any]:
