@@ -180,10 +180,10 @@ def histogram(todo: Sequence[Case]) -> dict[str, Any]:
     return {"interventions": dict(sorted(counts.items())), "share_with_more_than_k": more}
 
 
-async def steer(url: str, model: str, todo: Sequence[Case], concurrency: int) -> dict[str, Any]:
+async def steer(url: str, model: str, todo: Sequence[Case], concurrency: int, workers: int) -> dict[str, Any]:
     """The same cases through the proxy, in hold mode, with the shipped detector and its own threshold."""
     artifact = load_artifact()
-    async with ScoringQueue(artifact) as queue:
+    async with ScoringQueue(artifact, workers=workers) as queue:
         return {"detector": artifact.digest} | await steer_by(
             queue, artifact.threshold, url, model, todo, concurrency, "steered"
         )
@@ -233,8 +233,9 @@ def engine(name: str, model: str) -> Iterator[tuple[str, str]]:
             yield f"http://127.0.0.1:{server.port}", DEFAULT_NAME
 
 
-async def compare(url: str, model: str, count: int, seed: int, concurrency: int, sides: str) -> dict[str, Any]:
+async def compare(url: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
     """Steered and unsteered, or one of them."""
+    count, seed, concurrency, sides = args.prompts, args.seed, args.concurrency, args.sides
     figures: dict[str, Any] = {}
     if sides != "steered":
         plain = cases(count, seed)
@@ -242,7 +243,7 @@ async def compare(url: str, model: str, count: int, seed: int, concurrency: int,
         figures["unsteered"] = measured(plain) | {"seconds": round(seconds, 1)}
     if sides != "unsteered":
         steered = cases(count, seed)
-        live = await steer(url, model, steered, concurrency)
+        live = await steer(url, model, steered, concurrency, args.workers)
         figures["steered"] = measured(steered) | live
         figures |= {"by_framing": by_tag(steered, "framing"), "by_category": by_tag(steered, "category")}
         figures |= histogram(steered)
@@ -272,12 +273,13 @@ def main() -> None:
     parser.add_argument("--model", default="organism")
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=1, help="scoring threads of the proxy")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sides", choices=("both", "steered", "unsteered"), default="both")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with engine(args.engine, args.model) as (url, model):
-        figures = anyio.run(compare, url, model, args.prompts, args.seed, args.concurrency, args.sides)
+        figures = anyio.run(compare, url, model, args)
     show(figures)
     finish("live", {"engine": args.engine} | figures, seed=args.seed, out=args.out)
 
