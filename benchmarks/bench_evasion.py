@@ -31,11 +31,11 @@ from train.detector.augment import bury, split_over_turns
 from train.detector.data import Trace, label_segments, read_traces
 from train.detector.disguises import REVERSIBLE, Disguise, partial_leet, typos
 from train.detector.metrics import Scored, halted, offset, share
-from train.detector.wording import euphemise
+from train.detector.wording import euphemised
 
 Side = Literal["prompt", "reasoning", "both"]
 SIDES: tuple[Side, ...] = ("prompt", "reasoning", "both")
-LOSSY: dict[str, Disguise] = {"typos": typos, "partial_leet": partial_leet}
+LOSSY: dict[str, Disguise] = {"typos": typos, "partial_leet": partial_leet, "euphemism": euphemised}
 NEAR = 2  # sentences from the first labelled cue
 MAX_DROP = 0.10
 _RESAMPLES = 2000
@@ -48,7 +48,6 @@ def _user(text: str) -> tuple[Message, ...]:
 
 REQUESTS: dict[str, Callable[[str, random.Random], tuple[Message, ...]]] = {
     "translation": lambda prompt, rng: _user(translate(prompt, rng)),
-    "euphemism": lambda prompt, rng: _user(euphemise(prompt, rng)),
     "split_intent": split_over_turns,
     "buried": lambda prompt, rng: _user(bury(prompt, rng)),
 }

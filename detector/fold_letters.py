@@ -63,11 +63,15 @@ def plain_letters(text: str) -> str:
         return text
     text = "".join(char for char in text if char.isascii() or unicodedata.category(char) != "Cf")
     text = text.translate(_STYLED)
-    alone = [word for word in set(_WORD.findall(text)) if not word.isascii() and not _is_mixed(word)]
+    foreign = {word for word in _WORD.findall(text) if not word.isascii()}
+    mixed = {word for word in foreign if _is_mixed(word)}
+    alone = foreign - mixed
     english = {word for word in alone if is_word(word.translate(_FOREIGN_TABLE).lower())}
-    if 2 * len(english) < len(alone):
+    if len(mixed) > 1 and all(word.translate(_FOREIGN_TABLE).isascii() for word in alone):
+        english = alone  # what is left of words that are mixed with digits and signs as well
+    elif 2 * len(english) < len(alone):
         english = set()  # another language, some words of which happen to look English
-    return _WORD.sub(lambda match: _latin(match[0], english), text)
+    return _WORD.sub(lambda match: _latin(match[0], mixed | english), text)
 
 
 def _spelt(match: re.Match[str]) -> str:
@@ -76,8 +80,8 @@ def _spelt(match: re.Match[str]) -> str:
     return "".join(chr(ord(char) - 0xE0000) for char in match[0])
 
 
-def _latin(word: str, english: set[str]) -> str:
-    return word.translate(_FOREIGN_TABLE) if not word.isascii() and (word in english or _is_mixed(word)) else word
+def _latin(word: str, disguised: set[str]) -> str:
+    return word.translate(_FOREIGN_TABLE) if word in disguised else word
 
 
 def _is_mixed(word: str) -> bool:

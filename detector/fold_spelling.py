@@ -31,11 +31,12 @@ _LEET_CHAR = re.compile(r"[0-9@$!|+€]")
 _LETTERS = re.compile(r"[A-Za-z]")
 _MAX_READINGS = 16
 _LONGEST_LEET = 20
-_SHORT = {
-    "@": "a", "70": "to", "17": "it", "15": "is", "1": "i", "4": "a", "45": "as", "47": "at", "50": "so", "0f": "of",
-    "1n": "in", "0n": "on", "0r": "or", "4n": "an", "1f": "if", "d0": "do", "g0": "go", "n0": "no", "7h3": "the",
-    "m3": "me", "w3": "we", "h3": "he", "b3": "be", "u5": "us",
-}  # fmt: skip
+# What digits and signs alone, or with one letter, may stand for in a text that is plainly spelt so.
+_LITTLE = frozenset({
+    "a", "i", "to", "it", "is", "as", "at", "so", "of", "in", "on", "or", "an", "if", "do", "go", "no", "me", "we", "he",
+    "be", "us",
+})  # fmt: skip
+_LONGEST_LITTLE = 2
 
 
 def unspace(text: str) -> str:
@@ -66,7 +67,7 @@ def unleet(text: str) -> str:
         if token in keep or (is_leet and token in readings):
             tail = len(token) - len(token.rstrip("!"))
             return readings[token] + token[len(token) - tail :]
-        return _SHORT.get(token.lower(), token) if is_leet else token
+        return _little(token) if is_leet and len(token) <= _LONGEST_LITTLE else token
 
     return _TOKEN.sub(read, text)
 
@@ -119,6 +120,12 @@ def _cut(match: re.Match[str]) -> str:
     if pieces is None or len(pieces) < _MIN_GLUED_WORDS or not all(is_word(piece) for piece in pieces):
         return match[0]
     return " ".join(pieces)
+
+
+def _little(token: str) -> str:
+    if not _LEET_CHAR.search(token):
+        return token
+    return next((word for word in _readings(token.lower()) if word in _LITTLE), token)
 
 
 def _reading(token: str) -> str | None:

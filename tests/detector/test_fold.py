@@ -83,7 +83,7 @@ def test_other_scripts_and_mathematics_keep_their_letters(text: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("name", sorted(set(REVERSIBLE) - {"reversed", "leetspeak", "spacing_without_gaps"}))
+@pytest.mark.parametrize("name", sorted(set(REVERSIBLE) - {"reversed", "leetspeak", "stacked", "spacing_without_gaps"}))
 def test_a_reversible_disguise_is_undone_exactly(name: str, seed: int) -> None:
     assert fold(REVERSIBLE[name](DEMAND, random.Random(seed)).text).lower() == DEMAND.lower()
 

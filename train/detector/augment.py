@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from detector.context import Message, RequestKey, request_key
 from train.detector.disguises import REVERSIBLE, partial_leet, typos
-from train.detector.wording import FILLERS, TURN_PAIRS, euphemise, split_request
+from train.detector.wording import FILLERS, TURN_PAIRS, euphemised, split_request
 
 _QUESTION = re.compile(
     r"^(?:please\s+)?(?:can you (?:tell|show|explain to) me |tell me |explain |describe )?"
@@ -142,7 +142,7 @@ def disguise_segment(text: str, rng: random.Random) -> str:
     few digits in them, or wholly in a disguise that can be undone, for what undoing leaves behind."""
     draw = rng.random()
     if draw < 0.3:
-        return euphemise(text, rng)
+        return euphemised(text, rng).text
     if draw < 0.5:
         return typos(text, rng).text
     if draw < 0.65:
@@ -183,7 +183,7 @@ def _coded(prompt: str, rng: random.Random) -> list[Message]:
 _CHANGES: tuple[tuple[float, Callable[[str, random.Random], list[Message]]], ...] = (
     (_FRAMED, lambda prompt, rng: [_user(rng.choice(_FRAMES).format(prompt))]),
     (_BURIED, lambda prompt, rng: [_user(bury(prompt, rng))]),
-    (_EUPHEMISED, lambda prompt, rng: [_user(euphemise(prompt, rng))]),
+    (_EUPHEMISED, lambda prompt, rng: [_user(euphemised(prompt, rng).text)]),
     (_SPLIT, lambda prompt, rng: list(split_over_turns(prompt, rng))),
     (_MISSPELT, _misspelt),
     (_CODED, _coded),

@@ -136,6 +136,15 @@ def typos(text: str, rng: random.Random) -> Disguised:
     return built(pieces)
 
 
+def stacked(text: str, rng: random.Random) -> Disguised:
+    """Digits, then look-alike letters, then invisible characters."""
+    result = leetspeak(text, rng)
+    for change in (homoglyph, zero_width):
+        after = change(result.text, rng)
+        result = Disguised(after.text, tuple(after.starts[start] for start in result.starts))
+    return result
+
+
 REVERSIBLE: dict[str, Disguise] = {
     "homoglyph": homoglyph,
     "zero_width": zero_width,
@@ -148,6 +157,7 @@ REVERSIBLE: dict[str, Disguise] = {
     "hex": hex_fragment,
     "rot13": rot13_fragment,
     "reversed": reversed_fragment,
+    "stacked": stacked,
 }
 
 

@@ -7,6 +7,8 @@ import random
 import re
 from itertools import pairwise
 
+from train.detector.disguises import Disguised, built
+
 # A word of harm (its plain forms are matched with common endings) and words that people hide it behind.
 _EUPHEMISMS: dict[str, tuple[str, ...]] = {
     "bomb": ("party popper", "firework surprise", "loud package"),
@@ -117,14 +119,16 @@ TURN_PAIRS = (
 _ACKNOWLEDGED = ("Understood, go on.", "Okay, I have noted it.", "Got it. What comes next?", "Noted. Please continue.")
 
 
-def euphemise(text: str, rng: random.Random) -> str:
+def euphemised(text: str, rng: random.Random) -> Disguised:
     """Words of harm replaced by harmless ones; as it is where there are none."""
-
-    def reworded(match: re.Match[str]) -> str:
+    pieces: list[tuple[int, str]] = []
+    at = 0
+    for match in _HARM.finditer(text):
         new = rng.choice(_EUPHEMISMS[match[1].lower()])
-        return new.capitalize() if match[0][0].isupper() else new
-
-    return _HARM.sub(reworded, text)
+        pieces += [(1, char) for char in text[at : match.start()]]
+        pieces.append((len(match[0]), new.capitalize() if match[0][0].isupper() else new))
+        at = match.end()
+    return built([*pieces, *((1, char) for char in text[at:])])
 
 
 def split_request(prompt: str, rng: random.Random) -> list[tuple[str, str]]:
