@@ -33,8 +33,8 @@ _MAX_READINGS = 16
 _LONGEST_LEET = 20
 # What digits and signs alone, or with one letter, may stand for in a text that is plainly spelt so.
 _LITTLE = frozenset({
-    "a", "i", "to", "it", "is", "as", "at", "so", "of", "in", "on", "or", "an", "if", "do", "go", "no", "me", "we", "he",
-    "be", "us",
+    "a", "i", "to", "it", "is", "as", "at", "so", "of", "in", "on", "or", "an", "if", "do", "go", "no", "me", "we",
+    "he", "be", "us",
 })  # fmt: skip
 _LONGEST_LITTLE = 2
 
