@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -77,12 +77,15 @@ class Model:
 
     def score(self, request: RequestEncoding, reasoning_before: str, segment: str) -> float:
         """Probability that `segment` is a compliance cue."""
-        tokens = self.encoder.segment(reasoning_before, segment)
-        feeds = {"request": request.vectors[None], "words": self._words(tokens.ids), "types": tokens.types[None]}
-        (score,) = self._scorer.run(["score"], feeds)
+        (score,) = self._scorer.run(["score"], self.feeds(request, reasoning_before, segment))
         # fp32 softmax may overshoot 1 by its rounding, and a verdict must be a probability.
         raw = min(max(float(score[0]), 0.0), 1.0)
         return raw if self._calibration is None else self._calibration.apply(raw)
+
+    def feeds(self, request: RequestEncoding, reasoning_before: str, segment: str) -> dict[str, NDArray[Any]]:
+        """What the scorer's graph reads: request [1, slots, width], words [1, length, width], types [1, length]."""
+        tokens = self.encoder.segment(reasoning_before, segment)
+        return {"request": request.vectors[None], "words": self._words(tokens.ids), "types": tokens.types[None]}
 
     def _words(self, ids: Ids) -> Floats:
         """Word vectors [1, length, width]."""
