@@ -10,9 +10,9 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, NamedTuple, TextIO
+from typing import IO, NamedTuple, TextIO, TypedDict
 
 from detector.artifact import load_artifact
 from detector.classifier import CueClassifier
@@ -27,6 +27,18 @@ class Trace(NamedTuple):
     id: str
     messages: tuple[Message, ...]
     reasoning: str
+
+
+OnTrace = Callable[[CueClassifier, Trace, list[float]], None]
+"""Told of each trace with its segments' scores, in order."""
+
+
+class Detected(TypedDict):
+    """One line of the output."""
+
+    id: str
+    segments: list[dict[str, float]]
+    first_cue: dict[str, float] | None
 
 
 class DetectSummary(NamedTuple):
@@ -45,6 +57,7 @@ def detect_file(
     threshold: float | None = None,
     max_segment_chars: int = DEFAULT_MAX_SEGMENT_CHARS,
     progress: TextIO | None = sys.stderr,
+    on_trace: OnTrace | None = None,
 ) -> DetectSummary:
     """Score `in_path` into `out_path` with the artifact at `artifact_path` (None: the shipped one).
 
@@ -63,8 +76,10 @@ def detect_file(
                 result = detect(trace, classifier, limit, max_segment_chars)
                 sink.write(json.dumps(result, ensure_ascii=False) + "\n")
                 traces += 1
-                segments += len(result["segments"])  # type: ignore[arg-type]  # a list by construction
+                segments += len(result["segments"])
                 halted += result["first_cue"] is not None
+                if on_trace is not None:
+                    on_trace(classifier, trace, [item["score"] for item in result["segments"]])
                 bar.show(traces, halted)
             bar.close(traces, halted)
         temporary.replace(out_path)
@@ -75,8 +90,8 @@ def detect_file(
 
 def detect(
     trace: Trace, classifier: CueClassifier, threshold: float, max_segment_chars: int = DEFAULT_MAX_SEGMENT_CHARS
-) -> dict[str, object]:
-    """One line of the output."""
+) -> Detected:
+    """What is found in one trace."""
     scored: list[dict[str, float]] = []
     first_cue: dict[str, float] | None = None
     for piece in segment(trace.reasoning, max_segment_chars):

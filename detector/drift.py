@@ -14,17 +14,14 @@ What is comparable. A halted trace ends early, so every trace, of the reference 
 its first score at or above `Reference.stop`, the artifact's lowest operating point; what comes after is left out.
 """
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from detector.errors import InputError
 from detector.histogram import BINNING, Accumulator, Histogram, bin_of, reference_histogram
 
 Statement = Literal["stable", "shifted", "too few"]
@@ -32,7 +29,7 @@ HISTOGRAMS = ("segments", "trace_max", "request_harm")
 ALPHA = 0.01
 MIN_TRACES = 50
 MIN_PSI = 0.1  # the credit-scoring rule of thumb: below 0.1 no change worth acting on, above 0.25 a large one
-_DRAWS = 1999  # the smallest p is then 1/2000, well below ALPHA / 3
+_DRAWS = 999  # the smallest p is then 1/1000, below ALPHA / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +170,8 @@ class DriftMonitor:
         if not counts["segments"]:
             return None
         with self._lock:
-            closed = self._close_if_old()
+            is_old = self._window_s is not None and self._clock() - self._started >= self._window_s
+            closed = self._close() if is_old else None
             for name, total in self._totals.items():
                 total.add(counts[name])
             self._traces += 1
@@ -184,26 +182,23 @@ class DriftMonitor:
     def report(self) -> DriftReport:
         """Of the last closed window; else of what was added so far."""
         with self._lock:
-            return self._closed or self._report()
+            if self._closed is not None:
+                return self._closed
+            found, traces = self._found(), self._traces
+        return compare_all(self.reference.histograms, found, traces)  # milliseconds: streams need not wait for it
 
     def _begin(self) -> None:
         self._totals = {name: Accumulator(self.reference.histograms[name].groups) for name in HISTOGRAMS}
         self._traces = 0
         self._started = self._clock()
 
-    def _close_if_old(self) -> DriftReport | None:
-        if self._window_s is not None and self._clock() - self._started >= self._window_s:
-            return self._close()
-        return None
-
     def _close(self) -> DriftReport:
-        self._closed = self._report()
+        self._closed = compare_all(self.reference.histograms, self._found(), self._traces)
         self._begin()
         return self._closed
 
-    def _report(self) -> DriftReport:
-        found = {name: total.histogram() for name, total in self._totals.items()}
-        return compare_all(self.reference.histograms, found, self._traces)
+    def _found(self) -> dict[str, Histogram]:
+        return {name: total.histogram() for name, total in self._totals.items()}
 
 
 def compare_all(reference: Mapping[str, Histogram], live: Mapping[str, Histogram], traces: int) -> DriftReport:
@@ -272,23 +267,6 @@ def make_reference(traces: Iterable[TraceScores], stop: float) -> Reference:
     """A reference of traces that were filled with the same `stop`."""
     counts = [trace.counts() for trace in traces]
     return Reference(stop, {name: reference_histogram([c[name] for c in counts if c[name]]) for name in HISTOGRAMS})
-
-
-def load_baseline(path: Path, detector_hash: str) -> Reference:
-    """The baseline in a file that `steer detect --drift` wrote. Raises InputError naming what is wrong with it."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        made_by, reference = str(fields["detector"]), Reference.from_json(fields["baseline"])
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror or error})") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no baseline of `steer detect --drift` ({error!r})") from error
-    if made_by != detector_hash:
-        raise InputError(
-            f"{path} was made by another detector ({made_by[:12]}…, now {detector_hash[:12]}…): scores of two "
-            "detectors can't be compared; make it anew with `steer detect --drift`"
-        )
-    return reference
 
 
 def _effective(counts: Sequence[int], design_effect: float) -> list[int]:

@@ -2,11 +2,11 @@
 
 import ipaddress
 import logging
-from pathlib import Path
 
 from detector.artifact import Artifact
-from detector.drift import DriftMonitor, Reference, load_baseline
-from detector.errors import InputError
+from detector.drift import DriftMonitor, Reference
+from detector.drift_reference import find_reference
+from detector.errors import ArtifactError, InputError
 from proxy.errors import ConfigError
 from proxy.log import InterventionLog
 from proxy.metrics import Metrics
@@ -48,11 +48,9 @@ def make_page(settings: Settings, metrics: Metrics, log: InterventionLog) -> Met
 
 
 def _reference(name: str, artifact: Artifact) -> Reference | None:
-    if name in ("ordinary", "all"):
-        return artifact.references.get(name)  # None in artifacts that were made without
     try:
-        return load_baseline(Path(name), artifact.digest)
-    except InputError as error:
+        return find_reference(name, artifact)
+    except (ArtifactError, InputError) as error:
         raise ConfigError(f"metrics.drift_reference: {error}; or say ordinary, or all") from error
 
 

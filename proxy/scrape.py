@@ -43,7 +43,6 @@ class MetricsPage:
         headers = dict(scope["headers"])
         self._check(headers.get(b"authorization", b""))
         await self._count_reviews()
-        self._metrics.refresh_drift()
         accept = headers.get(b"accept", b"").decode("latin-1")
         body, kind = await anyio.to_thread.run_sync(self._render, accept)
         fields = [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())]
@@ -72,6 +71,8 @@ class MetricsPage:
             self._metrics.log_failures.labels("stats").inc()
 
     def _render(self, accept: str) -> tuple[bytes, str]:
+        """In a thread: it may take milliseconds."""
+        self._metrics.refresh_drift()
         encode, kind = choose_encoder(accept)
         folder = os.environ.get(FILES_VARIABLE)
         if folder is None:

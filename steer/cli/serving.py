@@ -65,12 +65,26 @@ def detect(
     source: Annotated[Path, typer.Option("--in", help="JSONL of traces")],
     target: Annotated[Path, typer.Option("--out", help="JSONL of scores, written whole or not at all")],
     artifact: Annotated[Path | None, typer.Option(help="artifact folder; default: the one that ships")] = None,
+    drift: Annotated[bool, typer.Option("--drift", help="also compare the scores with a reference")] = False,
+    reference: Annotated[
+        str | None,
+        typer.Option(help="for --drift: ordinary (default), all, an artifact folder, or a file of an earlier --drift"),
+    ] = None,
 ) -> None:
     """Score every segment of recorded traces and find each trace's first compliance cue."""
     from detector.detect import detect_file
     from detector.errors import ArtifactError, DetectorError
 
+    if reference is not None and not drift:
+        fail("--reference belongs to --drift: give both, or neither", 2)
     try:
-        detect_file(source, target, artifact)
+        if drift:
+            from rich.console import Console
+
+            from detector.drift_report import detect_drift
+
+            detect_drift(source, target, artifact, reference or "ordinary", Console())
+        else:
+            detect_file(source, target, artifact)
     except (ArtifactError, DetectorError, OSError) as error:
         fail(error)
