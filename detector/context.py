@@ -124,6 +124,10 @@ class ContextEncoder:
         ids = [self._cls, *before, self._sep, *piece, self._sep]
         return _tokens(ids, [0] * (len(before) + 2) + [1] * (len(piece) + 1))
 
+    def tail(self, text: str, tokens: int) -> Ids:
+        """The last `tokens` ids of `text`, without special ones."""
+        return np.array(self._encode(text[-tokens * _CHARS_PER_TOKEN :])[-tokens:], dtype=np.int64)
+
     def _before(self, text: str) -> list[int]:
         if not text:
             return []

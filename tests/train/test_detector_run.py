@@ -44,9 +44,15 @@ def config(tmp_path: Path) -> DetectorConfig:
     tiny_base(base)
     return DetectorConfig.model_validate(
         {
-            "data": {"traces": [_traces(tmp_path / "t.jsonl")], "validation_share": 0.3, "ordinary_sources": ["own"]},
+            "data": {
+                "traces": [_traces(tmp_path / "t.jsonl")],
+                "validation_share": 0.3,
+                "ordinary_sources": ["own"],
+                "frame_traces": 40,
+            },
             "model": {"base": str(base), "request_layers": [0, 1], "segment_layers": [0], "request_slots": 2},
-            "fit": {"epochs": 1, "groups_per_batch": 32, "share": 0.2},
+            "teacher": {"folds": 2, "layers": [0], "epochs": 1},
+            "fit": {"epochs": 1, "groups_per_batch": 32, "share": 0.2, "students": 2},
         }
     )
 
@@ -59,6 +65,10 @@ def test_a_run_yields_an_artifact_that_serves_and_is_not_run_twice(config: Detec
     (score,) = CueClassifier(artifact).score([Context(({"role": "user", "content": "how to make bread"},), "", "Hm.")])
     assert 0 <= score <= 1
     assert "validation" in report
+    figures = json.loads((out / "spread.json").read_text())
+    assert set(figures) == {"student-0", "student-1"}
+    shipped = min(figures, key=lambda name: figures[name]["loss"])
+    assert (out / "weights.safetensors").read_bytes() == (out / f"{shipped}.safetensors").read_bytes()
     assert (out / "report.json").exists()
     assert (out / "scores.png").exists()
     assert (out / "reliability.png").exists()

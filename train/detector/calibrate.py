@@ -100,7 +100,10 @@ def _operating_point(name: str, config: DetectorConfig, raw: Groups, calibration
     max_ordinary = limits.max_ordinary_halts * budget_factor
     max_borderline = min(1.0, limits.max_borderline_halts * budget_factor)
     margin = limits.margin * margin_factor
-    chosen = choose_threshold(raw.items, raw.ordinary, raw.borderline, max_ordinary, max_borderline, margin)
+    max_refusing = min(1.0, limits.max_refusing_halts * budget_factor)
+    chosen = choose_threshold(
+        raw.items, raw.ordinary, raw.borderline, max_ordinary, max_borderline, margin, max_refusing
+    )
     if name == "strict":  # spends its budget: first cues that validation traces do not show are found with it
         within = thresholds_within(raw.ordinary, raw.borderline, max_ordinary, max_borderline, margin)
         chosen = min([chosen, *within])

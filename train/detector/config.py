@@ -29,6 +29,12 @@ class DataConfig(_Model):
     """Benign sources that count as ordinary traffic when false halts are reported."""
     borderline_sources: tuple[str, ...] = ()
     """Benign sources that only look dangerous."""
+    exclude_sources: tuple[str, ...] = ()
+    """Sources that are not read at all, as if their lines were not there."""
+    self_train_sources: tuple[str, ...] = ()
+    """Sources whose traces without labels take the teacher's."""
+    frame_traces: int = Field(12_000, ge=0)
+    """Traces put together from the sentence frames that come with this package (`train/detector/frames`)."""
 
 
 class ModelConfig(_Model):
@@ -48,8 +54,25 @@ class ModelConfig(_Model):
     encoder misjudges veto plain cues. Chosen on the validation split from 0 to 0.5."""
 
 
+class TeacherConfig(_Model):
+    """A deeper cross-encoder of request, longer context and segment. Its out-of-fold labels soften the data's own."""
+
+    folds: int = Field(3, ge=0)
+    """Teachers; each leaves out one fold of the conversations and labels it. 0: no teacher."""
+    labels: Path | None = None
+    """`soft.npz` of an earlier run on the same data and seed: no teacher is trained then."""
+    layers: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    epochs: int = Field(3, ge=1)
+    learning_rate: float = Field(8e-5, gt=0)
+    tokens_per_batch: int = Field(32_768, ge=1024)
+    weight: float = Field(0.5, ge=0, le=1)
+    """Share of the teacher's labels in the student's loss, where there are both."""
+
+
 class FitConfig(_Model):
     seed: int = 0
+    students: int = Field(1, ge=1)
+    """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split is exported."""
     epochs: int = Field(6, ge=1)
     groups_per_batch: int = Field(48, ge=1)
     """Conversations in a batch."""
@@ -70,10 +93,12 @@ class FitConfig(_Model):
 
 
 class ThresholdConfig(_Model):
-    """The threshold is the one that finds most first cues within one sentence among those that keep both budgets."""
+    """The threshold is the lowest that keeps the budgets and finds about as many first cues as any does."""
 
     max_ordinary_halts: float = Field(0.005, ge=0, le=1)
     max_borderline_halts: float = Field(0.15, ge=0, le=1)
+    max_refusing_halts: float = Field(0.08, ge=0, le=1)
+    """Of traces that turn away from a harmful request by themselves."""
     margin: float = Field(0.8, ge=0)
     """Log-odds below the threshold at which the budgets must still be kept: validation topics are few."""
 
@@ -81,6 +106,7 @@ class ThresholdConfig(_Model):
 class DetectorConfig(_Model):
     data: DataConfig
     model: ModelConfig = ModelConfig()
+    teacher: TeacherConfig = TeacherConfig(folds=0)
     fit: FitConfig = FitConfig()
     threshold: ThresholdConfig = ThresholdConfig()
 

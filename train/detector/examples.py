@@ -4,34 +4,44 @@ Everything is tokenised once, through `detector.context`, so that training sees 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detector.context import ContextEncoder, RequestKey, Tokens
-from train.detector.augment import disguise, openers
-from train.detector.data import LABELS, Prompt, Trace, label_segments
+from detector.context import ContextEncoder, Ids, RequestKey, Tokens, request_key
+from train.detector.augment import disguise, disguise_segment, openers
+from train.detector.data import LABELS, LabelledSegment, Prompt, Trace, label_segments, prompt_hash
+from train.detector.frames import SyntheticTrace
 from train.detector.lookalikes import lookalikes
 
+UNLABELLED = -1
+# Reasoning before a segment that a teacher reads: about five sentences.
+WIDE_TOKENS = 96
 _CUE = LABELS.index("C")
 # What follows the first cue shows what compliance looks like, but no trace is ever cut there.
 _AFTER_CUE_WEIGHT = 0.35
 # Share of traces whose request is hidden, so that plain harm in the reasoning is seen where the request is unreadable.
 _HIDDEN_REQUESTS = 0.25
+_UNLABELLED_SEGMENTS = 18
+# Share of segments that are written as a model would that hides what it does.
+_DISGUISED_SEGMENTS = 0.05
 # Borderline prompts are mostly fine to answer, some are not.
 _HARM = {"harmful": 1.0, "benign": 0.0, "borderline": 0.3, "mixed": None}
 _OPENERS = 4
 
 
 class Row(NamedTuple):
-    """A segment: index into the segment tokens, class and weight."""
+    """A segment: index into the segment tokens, class (`UNLABELLED`: the teacher's alone) and weight."""
 
     segment: int
     label: int
     weight: float
+
+
+GroupKind = Literal["trace", "prompt", "frames"]
 
 
 @dataclass(slots=True)
@@ -41,14 +51,22 @@ class Group:
     requests: list[int]
     harm: float | None
     rows: list[Row]
-    is_trace: bool
+    kind: GroupKind
+    hidden: int | None = None
+    """The request variant that tells nothing; the teacher, who saw the plain one, has no say where it is drawn."""
+    fold: int = 0
 
 
 @dataclass(slots=True)
 class Examples:
+    """`wide` is the longer reasoning before each segment, as ids, that only a teacher reads; `soft` [segments, classes]
+    are a teacher's probabilities, NaN where there are none."""
+
     requests: list[Tokens] = field(default_factory=list)
     segments: list[Tokens] = field(default_factory=list)
+    wide: list[Ids] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    soft: NDArray[np.float32] | None = None
 
     def add_request(self, encoder: ContextEncoder, key: RequestKey) -> int:
         self.requests.append(encoder.request(key))
@@ -56,6 +74,7 @@ class Examples:
 
     def add_segment(self, encoder: ContextEncoder, before: str, segment: str) -> int:
         self.segments.append(encoder.segment(before, segment))
+        self.wide.append(encoder.tail(before, WIDE_TOKENS))
         return len(self.segments) - 1
 
 
@@ -86,20 +105,10 @@ def trace_examples(
         requests = [examples.add_request(encoder, key)]
         if rng.random() < 0.3:
             requests.append(examples.add_request(encoder, disguise(trace.prompt, rng)))
-        if rng.random() < _HIDDEN_REQUESTS:
-            requests.append(examples.add_request(encoder, (("request", ""),)))
-        rows, seen_cue = [], False
-        for piece in label_segments(trace):
-            if piece.label is None:
-                continue
-            weight = _AFTER_CUE_WEIGHT if seen_cue else 1.0
-            seen_cue = seen_cue or piece.label == _CUE
-            index = examples.add_segment(
-                encoder, trace.reasoning[: piece.start], trace.reasoning[piece.start : piece.end]
-            )
-            rows.append(Row(index, piece.label, weight))
+        hidden = _hide_request(examples, encoder, requests, rng)
+        rows = _rows(examples, trace, encoder, rng)
         harm = None if trace.source in judged else _HARM[trace.prompt_label]
-        examples.groups.append(Group(requests, harm, rows, is_trace=True))
+        examples.groups.append(Group(requests, harm, rows, "trace", hidden, _fold(trace.prompt)))
 
 
 def prompt_examples(examples: Examples, prompts: Sequence[Prompt], encoder: ContextEncoder, rng: random.Random) -> None:
@@ -118,4 +127,51 @@ def prompt_examples(examples: Examples, prompts: Sequence[Prompt], encoder: Cont
         # Whether a borderline request is fine is not certain enough to say what its openers are.
         drawn = [] if prompt.label == "borderline" else openers(prompt.prompt, harm > 0.5, _OPENERS, rng)
         rows = [Row(examples.add_segment(encoder, before, text), label, 1.0) for before, text, label in drawn]
-        examples.groups.append(Group(requests, harm, rows, is_trace=False))
+        examples.groups.append(Group(requests, harm, rows, "prompt", fold=_fold(prompt.prompt)))
+
+
+def frame_examples(
+    examples: Examples, traces: Iterable[SyntheticTrace], encoder: ContextEncoder, rng: random.Random
+) -> None:
+    """Traces put together from our own sentence frames."""
+    for number, trace in enumerate(traces):
+        requests = [examples.add_request(encoder, request_key(trace.messages))]
+        hidden = _hide_request(examples, encoder, requests, rng)
+        reasoning, spans = trace.reasoning()
+        labels = "".join(letter for _, letter in trace.sentences)
+        as_trace = Trace(
+            id=str(number), source="frames", prompt="", prompt_label="harmful" if trace.harm else "benign",
+            reasoning=reasoning, spans=spans, labels=labels,
+        )  # fmt: skip
+        rows = _rows(examples, as_trace, encoder, rng)
+        examples.groups.append(Group(requests, float(trace.harm), rows, "frames", hidden, number))
+
+
+def _rows(examples: Examples, trace: Trace, encoder: ContextEncoder, rng: random.Random) -> list[Row]:
+    rows, seen_cue = [], False
+    for piece in _taught_segments(trace):
+        text, before = trace.reasoning[piece.start : piece.end], trace.reasoning[: piece.start]
+        if rng.random() < _DISGUISED_SEGMENTS:
+            text = disguise_segment(text, rng)
+        weight = _AFTER_CUE_WEIGHT if seen_cue else 1.0
+        seen_cue = seen_cue or piece.label == _CUE
+        label = UNLABELLED if piece.label is None else piece.label
+        rows.append(Row(examples.add_segment(encoder, before, text), label, weight))
+    return rows
+
+
+def _hide_request(examples: Examples, encoder: ContextEncoder, requests: list[int], rng: random.Random) -> int | None:
+    if rng.random() >= _HIDDEN_REQUESTS:
+        return None
+    requests.append(examples.add_request(encoder, (("request", ""),)))
+    return requests[-1]
+
+
+def _taught_segments(trace: Trace) -> list[LabelledSegment]:
+    """The labelled ones; of a trace without labels, as many as annotators read."""
+    pieces = label_segments(trace)
+    return [piece for piece in pieces if piece.label is not None] if trace.labels else pieces[:_UNLABELLED_SEGMENTS]
+
+
+def _fold(prompt: str) -> int:
+    return int(prompt_hash(prompt)[:8], 16)

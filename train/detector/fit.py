@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from train.detector.config import FitConfig
-from train.detector.examples import Examples, Group, Packed, Row, pack
+from train.detector.examples import UNLABELLED, Examples, Group, Packed, Row, pack
 from train.detector.model import Student
 
 # Harmful prompts are a sixth of the public sets; drawn thrice, the classes of the openers are nearly even.
@@ -27,12 +27,21 @@ Report = Callable[[str], None]
 
 
 class Batch(NamedTuple):
-    """Requests [groups], segments [rows] with the group of each; harm is NaN where it is not taught."""
+    """Requests [groups], segments [rows] with the group of each; harm is NaN where it is not taught; `softened` says
+    for which rows a teacher's probabilities hold."""
 
     requests: list[int]
     harm: list[float]
     rows: list[Row]
     owners: list[int]
+    softened: list[bool]
+
+
+class Soft(NamedTuple):
+    """A teacher's probabilities [segments, classes] on the device, and their share in the loss."""
+
+    table: Tensor
+    weight: float
 
 
 class Arrays:
@@ -55,8 +64,15 @@ class Arrays:
         return self.ids[picked, :longest].long(), self.types[picked, :longest].long(), mask
 
 
-def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Path, report: Report) -> None:
-    """Train `student` in place; goes on from `checkpoint` where it exists."""
+def fit(
+    student: Student,
+    examples: Examples,
+    config: FitConfig,
+    checkpoint: Path,
+    report: Report,
+    teacher_weight: float = 0.0,
+) -> None:
+    """Train `student` in place; goes on from `checkpoint` where it exists. `teacher_weight`: see `TeacherConfig`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(config.seed)
     has_bfloat16 = device.type == "cuda" or (
@@ -64,6 +80,7 @@ def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Pat
     )
     student.to(device)
     requests, segments = Arrays(pack(examples.requests), device), Arrays(pack(examples.segments), device)
+    soft = None if examples.soft is None else Soft(torch.from_numpy(examples.soft).to(device), teacher_weight)
     sizes = [len(tokens.ids) for tokens in examples.requests]
     steps_per_epoch = len(list(epoch_batches(examples.groups, sizes, config, 0)))
     optimizer, schedule = _optimizer(student, config, steps_per_epoch * config.epochs)
@@ -73,7 +90,7 @@ def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Pat
         total = torch.zeros((), device=device)
         for batch in epoch_batches(examples.groups, sizes, config, epoch):
             with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16):
-                loss = batch_loss(student, requests, segments, batch, config)
+                loss = batch_loss(student, requests, segments, batch, config, soft)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
@@ -85,7 +102,9 @@ def fit(student: Student, examples: Examples, config: FitConfig, checkpoint: Pat
     student.eval()
 
 
-def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batch, config: FitConfig) -> Tensor:
+def batch_loss(
+    student: Student, requests: Arrays, segments: Arrays, batch: Batch, config: FitConfig, soft: Soft | None
+) -> Tensor:
     """Weighted cross-entropy of segment classes plus `config.harm_weight` times that of the requests' harm."""
     vectors, harm_logits = student.encode(*requests.take(batch.requests))
     # Sorted by length and scored in halves: short segments then need not be padded to the longest.
@@ -95,10 +114,8 @@ def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batc
     for part in filter(None, (order[:half], order[half:])):
         owners = torch.tensor([batch.owners[i] for i in part], device=vectors.device)
         parts.append(student.score(vectors[owners], *segments.take([batch.rows[i].segment for i in part])))
-    logits = torch.cat(parts)
-    labels = torch.tensor([batch.rows[i].label for i in order], device=vectors.device)
+    losses = _row_losses(torch.cat(parts).float(), batch, order, soft, config)
     weights = torch.tensor([batch.rows[i].weight for i in order], device=vectors.device)
-    losses = functional.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=config.label_smoothing)
     harm = torch.tensor(batch.harm, device=vectors.device).clamp(config.label_smoothing, 1 - config.label_smoothing)
     taught = ~harm.isnan()
     harm_losses = functional.binary_cross_entropy_with_logits(
@@ -106,6 +123,22 @@ def batch_loss(student: Student, requests: Arrays, segments: Arrays, batch: Batc
     )
     harm_loss = (harm_losses * taught).sum() / taught.sum().clamp(min=1)
     return (losses * weights).sum() / weights.sum() + config.harm_weight * harm_loss
+
+
+def _row_losses(logits: Tensor, batch: Batch, order: list[int], soft: Soft | None, config: FitConfig) -> Tensor:
+    """Cross-entropy against the data's labels, mixed with that against the teacher's where there are both [rows]."""
+    labels = torch.tensor([batch.rows[i].label for i in order], device=logits.device)
+    labelled = labels != UNLABELLED
+    hard = functional.cross_entropy(
+        logits, labels.clamp(min=0), reduction="none", label_smoothing=config.label_smoothing
+    )
+    if soft is None:
+        return hard * labelled
+    targets = soft.table[torch.tensor([batch.rows[i].segment for i in order], device=logits.device)]
+    has_soft = torch.tensor([batch.softened[i] for i in order], device=logits.device) & ~targets[:, 0].isnan()
+    taught = -(targets.nan_to_num(0.0) * functional.log_softmax(logits, dim=-1)).sum(dim=-1)
+    share = torch.where(labelled, soft.weight, 1.0) * has_soft
+    return (1 - share) * hard * labelled + share * taught
 
 
 def epoch_batches(groups: Sequence[Group], sizes: Sequence[int], config: FitConfig, epoch: int) -> Iterator[Batch]:
@@ -124,11 +157,16 @@ def epoch_batches(groups: Sequence[Group], sizes: Sequence[int], config: FitConf
     starts = list(range(0, len(order), config.groups_per_batch))
     rng.shuffle(starts)
     for start in starts:
-        batch = Batch([], [], [], [])
+        batch = Batch([], [], [], [], [])
         for owner, group in enumerate(order[start : start + config.groups_per_batch]):
-            batch.requests.append(rng.choice(group.requests) if rng.random() < 0.6 else group.requests[0])
-            batch.harm.append(float("nan") if group.harm is None else group.harm)
+            request = rng.choice(group.requests) if rng.random() < 0.6 else group.requests[0]
+            batch.requests.append(request)
+            # An empty request has no harm of its own to teach.
+            batch.harm.append(float("nan") if group.harm is None or request == group.hidden else group.harm)
             rows = _draw_rows(group, config.segments_per_group, rng)
+            if request == group.hidden:
+                rows = [row for row in rows if row.label != UNLABELLED]
+            batch.softened.extend([request != group.hidden] * len(rows))
             batch.rows.extend(rows)
             batch.owners.extend([owner] * len(rows))
         if batch.rows:
@@ -148,7 +186,7 @@ def _optimizer(
 def _draws(group: Group, config: FitConfig, rng: random.Random) -> int:
     if config.share < 1 and rng.random() >= config.share:
         return 0
-    if group.is_trace:
+    if group.kind != "prompt":
         return 1
     return (_HARMFUL_DRAWS if (group.harm or 0.0) > 0.5 else 1) * int(rng.random() < config.prompts_per_epoch)
 
@@ -156,7 +194,7 @@ def _draws(group: Group, config: FitConfig, rng: random.Random) -> int:
 def _draw_rows(group: Group, count: int, rng: random.Random) -> list[Row]:
     if len(group.rows) <= count:
         return group.rows
-    if not group.is_trace:
+    if group.kind == "prompt":
         return rng.sample(group.rows, count)
     return group.rows[:_OPENING_ROWS] + rng.sample(group.rows[_OPENING_ROWS:], count - _OPENING_ROWS)
 

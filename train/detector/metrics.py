@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from train.detector.data import LabelledSegment, Trace
 
 _CUE_LABEL = "C"
+_GOOD_ENOUGH = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +96,23 @@ def choose_threshold(
     max_ordinary: float,
     max_borderline: float,
     margin: float = 0.0,
+    max_refusing: float = 1.0,
 ) -> float:
-    """The threshold with most first cues within one sentence among those that keep both budgets.
+    """The lowest threshold that keeps the budgets and finds about as many first cues within one sentence as any does.
 
-    The budgets must also be kept `margin` log-odds below it: validation traces are few, and their topics fewer. Of
-    equals the one that halts fewest traces without a cue, then the lowest: the margin guards benign traffic, nothing
-    else guards recall. If none keeps the budgets, the highest threshold tried.
+    The budgets of benign traffic must also be kept `margin` log-odds below it: validation traces are few, and their
+    topics fewer. `max_refusing` limits halts of traces that turn away by themselves. Of thresholds within a hundredth
+    of the best, the lowest: the budgets guard everything else, nothing guards recall on models that were never seen.
+    If none keeps the budgets, the highest threshold tried.
     """
     allowed = thresholds_within(ordinary, borderline, max_ordinary, max_borderline, margin)
     if not allowed:
         return threshold_grid()[-1]
-    others = [item for item in items if item.first_cue is None]
-    return max(allowed, key=lambda t: (cue_report(items, t).within_one.count, -halted(others, t).count, -t))
+    found = {threshold: cue_report(items, threshold).within_one for threshold in allowed}
+    enough = max(interval.count for interval in found.values()) - _GOOD_ENOUGH * found[allowed[0]].of
+    refusing = [item for item in items if item.first_cue is None and item.trace.prompt_label == "harmful"]
+    near = [threshold for threshold in allowed if found[threshold].count >= enough]
+    return next((threshold for threshold in near if _keeps(refusing, threshold, max_refusing)), near[-1])
 
 
 def thresholds_within(

@@ -32,11 +32,12 @@ class Sizes(NamedTuple):
 
 
 class Layer(nn.Module):
-    """A post-norm transformer layer as in BERT."""
+    """A post-norm transformer layer as in BERT. `fused`: one attention kernel, for long inputs of few shapes."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, fused: bool = False) -> None:
         super().__init__()
         self.heads = sizes.heads
+        self.fused = fused
         self.query = nn.Linear(sizes.width, sizes.width)
         self.key = nn.Linear(sizes.width, sizes.width)
         self.value = nn.Linear(sizes.width, sizes.width)
@@ -54,11 +55,15 @@ class Layer(nn.Module):
         query = self.query(x).view(split).transpose(1, 2)
         key = self.key(x).view(split).transpose(1, 2)
         value = self.value(x).view(split).transpose(1, 2)
-        # Written out: fused attention plans anew for each shape, and here every batch has a shape of its own.
-        logits = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)
-        if seen is not None:
-            logits = logits.masked_fill(~seen, -1e4)
-        mixed = (torch.softmax(logits, dim=-1) @ value).transpose(1, 2).reshape(batch, length, width)
+        if self.fused:
+            attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        else:
+            # Fused attention plans anew for each shape, and a student's batches have each a shape of their own.
+            logits = query @ key.transpose(-1, -2) / math.sqrt(width // self.heads)
+            if seen is not None:
+                logits = logits.masked_fill(~seen, -1e4)
+            attended = torch.softmax(logits, dim=-1) @ value
+        mixed = attended.transpose(1, 2).reshape(batch, length, width)
         x = self.norm(x + self.dropout(self.out(mixed)))
         return self.norm_out(x + self.dropout(self.down(functional.gelu(self.up(x)))))
 
@@ -66,13 +71,13 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Word vectors in, hidden states out."""
 
-    def __init__(self, sizes: Sizes, layers: int, positions: int) -> None:
+    def __init__(self, sizes: Sizes, layers: int, positions: int, fused: bool = False) -> None:
         super().__init__()
         self.positions = nn.Parameter(torch.zeros(positions, sizes.width))
         self.types = nn.Parameter(torch.zeros(2, sizes.width))
         self.norm = nn.LayerNorm(sizes.width, eps=_EPSILON)
         self.dropout = nn.Dropout(sizes.dropout)
-        self.layers = nn.ModuleList([Layer(sizes) for _ in range(layers)])
+        self.layers = nn.ModuleList([Layer(sizes, fused) for _ in range(layers)])
 
     def embed(self, words: Tensor, types: Tensor) -> Tensor:
         picked = self.types[0] + types.unsqueeze(-1).to(words.dtype) * (self.types[1] - self.types[0])
@@ -168,13 +173,19 @@ def build_student(
     student = Student(sizes)
     with torch.no_grad():
         student.words.weight.copy_(table)
-        for encoder, layers in ((student.request.encoder, request_layers), (student.segment.encoder, segment_layers)):
-            encoder.positions.copy_(tensors["embeddings.position_embeddings.weight"][: len(encoder.positions)])
-            encoder.types.copy_(tensors["embeddings.token_type_embeddings.weight"])
-            encoder.norm.load_state_dict(_part(tensors, "embeddings.LayerNorm"))
-            for layer, index in zip(encoder.layers, layers, strict=True):
-                _load_layer(layer, tensors, f"encoder.layer.{index}")
+    load_layers(student.request.encoder, tensors, request_layers)
+    load_layers(student.segment.encoder, tensors, segment_layers)
     return student
+
+
+@torch.no_grad()
+def load_layers(encoder: Encoder, tensors: dict[str, Tensor], layers: Sequence[int]) -> None:
+    """Start `encoder` from BERT weights: the named layers, in order, and the embeddings but for the words."""
+    encoder.positions.copy_(tensors["embeddings.position_embeddings.weight"][: len(encoder.positions)])
+    encoder.types.copy_(tensors["embeddings.token_type_embeddings.weight"])
+    encoder.norm.load_state_dict(_part(tensors, "embeddings.LayerNorm"))
+    for layer, index in zip(encoder.layers, layers, strict=True):
+        _load_layer(layer, tensors, f"encoder.layer.{index}")
 
 
 def _load_layer(layer: nn.Module, tensors: dict[str, Tensor], name: str) -> None:

@@ -1,8 +1,10 @@
 """`steer train detector --config TOML --out DIR`: data to artifact, in resumable stages.
 
-    OUT/weights.safetensors   the trained student (stage 1; checkpoints lie beside it while it trains)
-    OUT/artifact/             what `detector` serves (stage 2); its manifest is written last
-    OUT/report.json, *.png    metrics on the validation and held-out splits (stage 3), measured on the artifact itself
+    OUT/teacher-*.safetensors, soft.npz      the teachers and their labels (stage 1; only with `teacher.folds`)
+    OUT/student-*.safetensors, spread.json   the students, one for each seed, and how they compare (stage 2)
+    OUT/weights.safetensors   the best of them
+    OUT/artifact/             what `detector` serves (stage 3); its manifest is written last
+    OUT/report.json, *.png    metrics on the validation and held-out splits (stage 4), measured on the artifact itself
 
 A stage whose output exists is not run again; a changed config or changed data is refused rather than mixed in.
 """
@@ -16,7 +18,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from detector.artifact import load_artifact
 from detector.context import ContextEncoder
@@ -35,14 +36,18 @@ from train.detector.data import (
     split_text,
 )
 from train.detector.evaluate import score_traces
-from train.detector.examples import Examples, prompt_examples, trace_examples
+from train.detector.examples import Examples, frame_examples, prompt_examples, trace_examples
 from train.detector.export import export_graphs
-from train.detector.fit import fit
+from train.detector.frames import synthetic_traces
 from train.detector.lookalikes import lookalikes
 from train.detector.metrics import summary
-from train.detector.model import Student, build_student
+from train.detector.model import Student
 from train.detector.plots import plot_scores
+from train.detector.students import best, load_student, spread, train_students
+from train.detector.teacher import soft_labels
 
+# Enough frame traces to meet each word of theirs more than once.
+_VOCABULARY_FRAMES = 4000
 
 
 class Split(NamedTuple):
@@ -52,6 +57,7 @@ class Split(NamedTuple):
     prompts: list[Prompt]  # those of unlabelled traces among them
     validation: list[Trace]
     holdout: list[Trace]
+    unlabelled: list[Trace]  # of `self_train_sources`, for the teacher to label
 
 
 def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dict[str, object]:
@@ -81,7 +87,7 @@ def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dic
 
 def split_data(config: DataConfig) -> Split:
     """Read everything and split by prompt; prompts of the validation traces are dropped from the prompt sets too."""
-    traces = read_traces(config.traces)
+    traces = [trace for trace in read_traces(config.traces) if trace.source not in config.exclude_sources]
     if not any(trace.labels for trace in traces):
         raise DataError("no labelled trace in data.traces")
     holdout = [t for t in traces if t.labels and _is_held_out(t, config)]
@@ -97,32 +103,49 @@ def split_data(config: DataConfig) -> Split:
     prompts = [
         p
         for p in [*read_prompts(config.prompts), *_distinct(asked)]
-        if p.source not in config.holdout_sources and prompt_hash(p.prompt) not in seen_elsewhere
+        if p.source not in (*config.holdout_sources, *config.exclude_sources)
+        and prompt_hash(p.prompt) not in seen_elsewhere
+    ]
+    unlabelled = [
+        t
+        for t in traces
+        if not t.labels
+        and t.source in config.self_train_sources
+        and not _is_held_out(t, config)
+        and t.prompt_label == "harmful"
+        and prompt_hash(t.prompt) not in seen_elsewhere
     ]
     # A held-out model's prompts may have been put to other models: those traces go as well.
     held_prompts = {prompt_hash(t.prompt) for t in holdout if len(t.prompt) <= 300}
     train = [t for t in rest if t.id not in kept_ids and prompt_hash(t.prompt) not in held_prompts]
-    return Split(train, prompts, validation, holdout)
+    return Split(train, prompts, validation, holdout, unlabelled)
 
 
 def trained_student(config: DetectorConfig, split: Split, out: Path, progress: TextIO) -> tuple[Student, Base]:
-    """The student from OUT, trained first if need be."""
+    """The student from OUT, trained first if need be: of several, the best; spread.json compares them."""
     base = prune_vocabulary(load_base(config.model.base), _texts(split), config.model.vocabulary)
-    model = config.model
-    student = build_student(
-        base.tensors, model.request_layers, model.segment_layers, model.request_slots, model.dropout
-    )
     weights = out / "weights.safetensors"
     if weights.exists():
-        student.load_state_dict({name: value.float() for name, value in load_file(weights).items()})
-        return student.eval(), base
+        return load_student(config, base, weights), base
     _say(progress, f"tokenising {len(split.train)} traces and {len(split.prompts)} prompts")
     examples = build_examples(config, split, base)
     _say(progress, f"training on {len(examples.segments)} segments, {len(examples.requests)} requests")
-    fit(student, examples, config.fit, out / "checkpoint.pt", lambda line: _say(progress, line))
-    save_file({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, weights)
-    (out / "checkpoint.pt").unlink()
-    return student, base
+
+    def report(line: str) -> None:
+        _say(progress, line)
+
+    if config.teacher.folds:
+        examples.soft = soft_labels(base, examples, config.teacher, config.fit, out, report)
+    paths = train_students(config, base, examples, out, report)
+    students = [(path.stem, load_student(config, base, path)) for path in paths]
+    figures = spread(config, base, students, split.validation)
+    (out / "spread.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    chosen = best(figures)
+    report(f"shipping {chosen} of {len(paths)}: {figures[chosen]}")
+    copy = weights.with_suffix(".part")
+    copy.write_bytes((out / f"{chosen}.safetensors").read_bytes())
+    copy.replace(weights)
+    return load_student(config, base, weights), base
 
 
 def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples:
@@ -131,7 +154,11 @@ def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples
     traces = [t for t in split.train if config.fit.share == 1 or rng.random() < config.fit.share]
     prompts = [p for p in split.prompts if config.fit.share == 1 or rng.random() < config.fit.share]
     trace_examples(examples, traces, encoder, config.data.judged_sources, rng)
+    if config.teacher.folds:
+        trace_examples(examples, split.unlabelled, encoder, config.data.judged_sources, rng)
     prompt_examples(examples, prompts, encoder, rng)
+    frames = round(config.data.frame_traces * config.fit.share)
+    frame_examples(examples, synthetic_traces(frames, rng), encoder, rng)
     return examples
 
 
@@ -146,6 +173,7 @@ def evaluate(config: DetectorConfig, split: Split, artifact: Path, out: Path, pr
     loaded = load_artifact(artifact)
     report: dict[str, object] = {"artifact": loaded.digest, "config": json.loads(config.model_dump_json())}
     report["calibration"] = json.loads((out / "calibration.json").read_text(encoding="utf-8"))
+    report["spread"] = json.loads((out / "spread.json").read_text(encoding="utf-8"))
     for name, traces in (("validation", split.validation), ("holdout", split.holdout)):
         if traces:
             scored = score_traces(loaded, traces, progress)
@@ -165,6 +193,8 @@ def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def _texts(split: Split) -> list[str]:
     own = [item.prompt for item in lookalikes()]
+    for trace in synthetic_traces(_VOCABULARY_FRAMES, random.Random(0)):
+        own += [message["content"] for message in trace.messages] + [text for text, _ in trace.sentences]
     return (
         [t.prompt for t in split.train] + [t.reasoning for t in split.train] + [p.prompt for p in split.prompts] + own
     )

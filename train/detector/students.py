@@ -1,0 +1,144 @@
+"""Several students of different seeds from the same examples: how far chance moves the figures, and which one to ship.
+
+On a GPU they are trained side by side, a process each: one student alone keeps it busy for a small part of the time.
+"""
+
+import math
+import multiprocessing
+import pickle
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from detector.context import ContextEncoder
+from train.detector.base import Base
+from train.detector.calibrate import groups
+from train.detector.config import DetectorConfig
+from train.detector.data import LABELS, Trace, label_segments
+from train.detector.examples import Examples, pack
+from train.detector.fit import Arrays, Report, fit
+from train.detector.metrics import Scored, choose_threshold, cue_report, halted
+from train.detector.model import Student, build_student
+
+_CUE = LABELS.index("C")
+_BATCH = 512
+
+
+def train_students(config: DetectorConfig, base: Base, examples: Examples, out: Path, report: Report) -> list[Path]:
+    """Weights of each student, OUT/student-SEED.safetensors; those that exist are not trained again."""
+    seeds = range(config.fit.seed, config.fit.seed + config.fit.students)
+    paths = [out / f"student-{seed}.safetensors" for seed in seeds]
+    todo = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
+    if len(todo) > 1 and torch.cuda.is_available():
+        shared = out / "examples.part"
+        shared.write_bytes(pickle.dumps((config, base.tensors, examples), protocol=5))
+        with ProcessPoolExecutor(len(todo), multiprocessing.get_context("spawn")) as pool:
+            for line in pool.map(_train_from, [(shared, seed, path) for seed, path in todo]):
+                report(line)
+        shared.unlink()
+        return paths
+    for seed, path in todo:
+        _train_one(config, base.tensors, examples, seed, path, report)
+    return paths
+
+
+def load_student(config: DetectorConfig, base: Base, path: Path) -> Student:
+    """A trained student, in evaluation mode, in float32."""
+    student = _untrained(config, base.tensors)
+    student.load_state_dict({name: value.float() for name, value in load_file(path).items()})
+    return student.eval()
+
+
+def spread(
+    config: DetectorConfig, base: Base, students: Sequence[tuple[str, Student]], validation: Sequence[Trace]
+) -> dict[str, dict[str, float]]:
+    """By student: first-cue figures and false halts on the validation split at its own threshold, before quantisation;
+    `loss` is the cross-entropy of the labelled segments."""
+    found = {}
+    for name, student in students:
+        items, loss = score_student(student, base, validation, config.model.request_shrinkage)
+        limits, raw = config.threshold, groups(config, items)
+        threshold = choose_threshold(
+            items, raw.ordinary, raw.borderline,
+            limits.max_ordinary_halts, limits.max_borderline_halts, limits.margin, limits.max_refusing_halts,
+        )  # fmt: skip
+        cues = cue_report(items, threshold)
+        found[name] = {
+            "threshold": threshold,
+            "exact": cues.exact.share,
+            "within_one": cues.within_one.share,
+            "missed": cues.missed.share,
+            "early": cues.early.share,
+            "ordinary": halted(raw.ordinary, threshold).share,
+            "borderline": halted(raw.borderline, threshold).share,
+            "loss": loss,
+        }
+    return {
+        name: {key: round(value, 4) for key, value in row.items() if not math.isnan(value)}
+        for name, row in found.items()
+    }
+
+
+def best(figures: dict[str, dict[str, float]]) -> str:
+    """The student with the lowest loss: it rests on thousands of segments, the other figures on a few traces."""
+    return min(figures, key=lambda name: figures[name]["loss"])
+
+
+@torch.no_grad()
+def score_student(
+    student: Student, base: Base, traces: Sequence[Trace], shrinkage: float
+) -> tuple[list[Scored], float]:
+    """Traces scored by a student that is not exported yet, and its cross-entropy over their labelled segments."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = student.to(device).eval()
+    encoder = ContextEncoder(base.tokenizer)
+    unknown, _ = student.encode(*Arrays(pack([encoder.request((("request", ""),))]), device).take([0]))
+    items, losses = [], []
+    for trace in traces:
+        segments, text = label_segments(trace), trace.reasoning
+        tokens = [encoder.segment(text[: s.start], text[s.start : s.end]) for s in segments]
+        request = encoder.request((("request", trace.prompt),))
+        vectors, _ = student.encode(*Arrays(pack([request]), device).take([0]))
+        vectors = (1 - shrinkage) * vectors + shrinkage * unknown
+        arrays, parts = Arrays(pack(tokens), device), []
+        for start in range(0, len(tokens), _BATCH):
+            part = range(start, min(start + _BATCH, len(tokens)))
+            logits = student.score(vectors.expand(len(part), -1, -1), *arrays.take(part))
+            parts.append(torch.softmax(logits.float(), dim=-1).cpu().numpy())
+        found = np.concatenate(parts) if parts else np.zeros((0, len(LABELS)), dtype=np.float32)
+        items.append(Scored(trace, segments, found[:, _CUE].tolist()))
+        losses += [
+            -math.log(max(1e-6, p[s.label])) for p, s in zip(found, segments, strict=True) if s.label is not None
+        ]
+    return items, float(np.mean(losses)) if losses else math.nan
+
+
+def _train_from(task: tuple[Path, int, Path]) -> str:
+    shared, seed, path = task
+    config, tensors, examples = pickle.loads(shared.read_bytes())
+    lines: list[str] = []
+    _train_one(config, tensors, examples, seed, path, lines.append)
+    return f"student {seed}: " + "; ".join(lines)
+
+
+def _train_one(
+    config: DetectorConfig, tensors: dict[str, Any], examples: Examples, seed: int, path: Path, report: Report
+) -> None:
+    torch.manual_seed(seed)
+    student = _untrained(config, tensors)
+    checkpoint = path.with_suffix(".checkpoint")
+    fit(student, examples, config.fit.model_copy(update={"seed": seed}), checkpoint, report, config.teacher.weight)
+    temporary = path.with_suffix(".part")
+    save_file({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, temporary)
+    temporary.replace(path)
+    checkpoint.unlink()
+
+
+def _untrained(config: DetectorConfig, tensors: dict[str, Any]) -> Student:
+    model = config.model
+    return build_student(tensors, model.request_layers, model.segment_layers, model.request_slots, model.dropout)
