@@ -170,11 +170,14 @@ def main() -> int:
     from train.detector.run import split_data  # noqa: PLC0415 - run imports this file, and torch
 
     args.out.mkdir(parents=True, exist_ok=True)
-    config, before = load_config(args.config), load_artifact(args.artifact)
-    details = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8")).get("details", {})
+    config = load_config(args.config)
+    before = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     validation = split_data(config.data).validation
-    digest = calibrate(config, validation, args.artifact, before.training_data, details, args.out, sys.stderr)
-    sys.stdout.write(f"{args.artifact}: {before.digest[:12]} -> {digest[:12]}, report: {args.out}/calibration.json\n")
+    digest = calibrate(
+        config, validation, args.artifact, before["training_data"], before.get("details", {}), args.out, sys.stderr
+    )
+    load_artifact(args.artifact)
+    sys.stdout.write(f"{args.artifact}: now {digest[:12]}, report: {args.out / 'calibration.json'}\n")
     return 0
 
 
