@@ -21,15 +21,14 @@ def plot_labels(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     harmful = [line["labels"] for line in lines if line["prompt_label"] == "harmful"]
     figure = _figure(11, 4.2)
     left, right = figure.subplots(1, 2)
-    below = [0.0] * _SHOWN_SENTENCES
-    for letter in LABELS:
-        shares = [_share(harmful, index, letter) for index in range(_SHOWN_SENTENCES)]
-        left.bar(range(1, _SHOWN_SENTENCES + 1), shares, bottom=below, label=letter, color=_COLOURS[letter], width=1.0)
-        below = [base + share for base, share in zip(below, shares, strict=True)]
+    places = range(1, _SHOWN_SENTENCES + 1)
+    shares = [[_share(harmful, place - 1, letter) for place in places] for letter in LABELS]
+    left.stackplot(places, shares, labels=list(LABELS), colors=[_COLOURS[letter] for letter in LABELS], step="mid")
     left.set(xlabel="sentence", ylabel="share", title=f"labels, {len(harmful)} harmful requests")
     left.legend()
     cues = Counter(min(labels.find("C"), _SHOWN_SENTENCES) + 1 for labels in harmful if "C" in labels)
-    right.bar(list(cues), list(cues.values()), color=_COLOURS["C"])
+    edges = [place - 0.5 for place in range(1, _SHOWN_SENTENCES + 3)]
+    right.stairs([cues[place] for place in range(1, _SHOWN_SENTENCES + 2)], edges, fill=True, color=_COLOURS["C"])
     right.set(xlabel="sentence of the first cue", ylabel="conversations", title=f"{sum(cues.values())} comply")
     save(figure, path)
 

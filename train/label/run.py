@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from train.label.cache import CallCache
 from train.label.config import LabelConfig, load_config
-from train.label.errors import LabelConfigError, LabelError, TeacherError
+from train.label.errors import LabelConfigError, TeacherError
 from train.label.item import Failed, Item, Labelled, given_line, trace_line
 from train.label.labelling import label, settle_format, settled
 from train.label.plots import plot_agreement, plot_labels
@@ -90,7 +90,7 @@ def _ask_all(
         asked = anyio.run(_ask, config, left, cache, again, progress)
     except BaseExceptionGroup as group:
         raise _first(group) from None
-    return asked._replace(results=done | asked.results)
+    return asked._replace(results={**done, **asked.results})
 
 
 async def _ask(

@@ -4,7 +4,6 @@ Traces are JSONL or JSONL.gz, one object a line: {"id", "prompt" or "messages", 
 "model", "prompt_label", "spans", "labels" (docs/labelling.md). Whatever is wrong is named with file, line and field.
 """
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -82,13 +81,11 @@ def _read(given: InputConfig) -> Iterator[Item]:
 def _traces(path: Path, name: str) -> Iterator[Item]:
     for where, line in _lines(path):
         try:
-            row = _TraceRow.model_validate(json.loads(line))
+            row = _TraceRow.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
             raise LabelConfigError(f"{where}: {field + ': ' if field else ''}{first['msg']}") from error
-        except ValueError as error:
-            raise LabelConfigError(f"{where}: not JSON ({error})") from error
         yield _item(row, name)
 
 
