@@ -72,7 +72,8 @@ class CachedJudge:
             while (raw := lines.readline()).endswith(b"\n"):
                 try:
                     row = json.loads(raw)
-                    self._known[str(row.pop("key"))] = JudgeVerdict.model_validate(row)
+                    key = str(row.pop("key"))
+                    self._known[key] = JudgeVerdict.model_validate(row)
                 except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
                     break
                 size += len(raw)
