@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from benchmarks import bench_live
 from benchmarks._report import finish
+from benchmarks.strength.job_teacher import is_job_folder
 from benchmarks.strength.quality import best_threshold, drawn, group_of, score_traces, worth
 from benchmarks.strength.report import plot, table
 from benchmarks.strength.scorers import NAMES, SLOW, Setup, fingerprint, opened, why_skipped
@@ -152,7 +153,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--scorers", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--artifact", type=Path, help="the student; default: the shipped artifact")
-    parser.add_argument("--teacher", type=Path, help="folder of a Hugging Face cross-encoder")
+    parser.add_argument(
+        "--teacher", type=Path, help="Hugging Face cross-encoder, or the --out of a training job with teachers"
+    )
     parser.add_argument("--judge", help="MODEL@URL of an OpenAI-compatible server")
     parser.add_argument("--budget", type=float, default=0.005, help="share of ordinary traces that may be halted")
     parser.add_argument("--ordinary-traces", type=int, default=200, help="unlabelled ones, for the thresholds")
@@ -172,8 +175,9 @@ def loaded(options: argparse.Namespace) -> tuple[DetectorConfig, list[Trace]]:
     try:
         if options.judge is not None and "@http" not in options.judge:
             raise ValueError(f"--judge must be MODEL@URL, such as judge-model@http://host:8000, not {options.judge!r}")
-        if options.teacher is not None and not (options.teacher / "config.json").is_file():
-            raise ValueError(f"--teacher: {options.teacher} holds no config.json of a Hugging Face model")
+        teacher = options.teacher
+        if teacher is not None and not ((teacher / "config.json").is_file() or is_job_folder(teacher)):
+            raise ValueError(f"--teacher: {teacher} is neither a Hugging Face model nor a training job's --out")
         return load_config(options.config), read_traces(options.traces)
     except (OSError, ValueError, tomllib.TOMLDecodeError, ValidationError, DataError) as error:
         sys.stderr.write(f"bench_strength: {error}\n")

@@ -74,7 +74,7 @@ class LinearModel:
     def __init__(self, seed: int) -> None:
         self._fields = {name: _vectoriser() for name in ("request", "previous", "segment")}
         self._classifier = SGDClassifier(
-            loss="log_loss", alpha=3e-6, class_weight="balanced", max_iter=30, tol=1e-4, random_state=seed
+            loss="log_loss", alpha=3e-6, class_weight="balanced", max_iter=20, tol=None, random_state=seed
         )
 
     def fit(self, rows: Sequence[Row]) -> None:

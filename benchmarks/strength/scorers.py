@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.strength import asked, cross, keywords, linear, quality
+from benchmarks.strength import asked, cross, job_teacher, keywords, linear, quality
 from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
 from proxy.judge import Scorer
@@ -67,7 +67,8 @@ def fingerprint(name: str, setup: Setup) -> str:
             parts += [load_artifact(setup.artifact).digest]
         case "teacher":
             assert setup.teacher is not None, "asked for given scorers only"
-            parts += [_source(cross), *(_stat(path) for path in sorted(setup.teacher.iterdir()) if path.is_file())]
+            parts += [_source(cross), _source(job_teacher)]
+            parts += [*(_stat(path) for path in sorted(setup.teacher.iterdir()) if path.is_file())]
         case "self_check":
             parts += [_source(asked), setup.engine_key]
         case _:
@@ -101,7 +102,9 @@ def _queue(name: str, setup: Setup) -> ScoringQueue:
         model = linear.trained_linear(split.train, split.prompts, setup.seed, cache, setup.data_key, setup.say)
         return ScoringQueue(None, classifiers=[model])
     assert setup.teacher is not None, "asked for given scorers only"
-    return ScoringQueue(None, classifiers=[cross.CrossEncoder(setup.teacher, setup.threads)])
+    is_own = job_teacher.is_job_folder(setup.teacher)
+    kind = job_teacher.JobTeacher if is_own else cross.CrossEncoder
+    return ScoringQueue(None, classifiers=[kind(setup.teacher, setup.threads)])
 
 
 def _source(module: object) -> str:
