@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from benchmarks._detector_peers import Shape, scorer_macs
 from benchmarks._detector_text import Prose
-from detector.artifact import DEFAULT_ARTIFACT
-from train.detector.export import export_graphs, finish
+from detector.artifact import DEFAULT_ARTIFACT, write_manifest
+from train.detector.export import export_graphs
 from train.detector.model import Sizes, Student
 
 _TOKENIZER = DEFAULT_ARTIFACT / "tokenizer.json"
@@ -25,7 +25,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     student = Student(Sizes(32, 1, 64, 2, 1, 2, tokenizer.get_vocab_size(), 0.0))
     export_graphs(student, tokenizer, folder)
-    finish(folder, 0.5, [], [1.0] * 20, "none", {})
+    fields = {"threshold": 0.5, "operating_points": [], "labels": ["N", "C", "S"], "training_data": "none"}
+    write_manifest(folder, fields | {"reference_histogram": [1.0]})
     return folder
 
 
