@@ -129,7 +129,7 @@ def _session(artifact: Artifact, name: str) -> ort.InferenceSession:
 def _saturates() -> bool:
     """Whether this CPU's fast int8 product overflows: x86-64 without VNNI adds pairs of products in 16 bits.
 
-    There scores would differ by up to 0.03 from those of other machines; onnxruntime's exact kernels, slower by half,
+    There scores would differ by up to 0.03 from those of other machines; onnxruntime's exact, slower kernels
     are used instead. Where the CPU can't be asked, right comes before fast.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
