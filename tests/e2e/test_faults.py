@@ -342,7 +342,7 @@ async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatc
     async with ScriptedUpstream(big) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
         async with proxy.stream(logprobs=True, top_logprobs=5) as live:
             await live.event()
-            await upstream.aborted(1, timeout_s=20)
+            await upstream.aborted(1)
             live.close()
         upstream.script = Script(CALM)
         assert (await proxy.chat()).is_complete

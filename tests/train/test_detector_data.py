@@ -129,4 +129,4 @@ def test_an_epoch_is_the_same_for_the_same_seed_and_covers_every_trace(tmp_path:
     )
     assert first == again != list(epoch_batches(examples.groups, sizes, config, 1))
     drawn = {row.segment for batch in first for row in batch.rows}
-    assert {row.segment for group in examples.groups if group.is_trace for row in group.rows} <= drawn
+    assert {row.segment for group in examples.groups if group.kind == "trace" for row in group.rows} <= drawn

@@ -1,5 +1,6 @@
 """Pairs become rows of ids, or are refused by name."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from tests.train.tiny_reasoner import (
     tiny_tokenizer,
     write_pairs,
 )
-from train.ipo.data import read_pairs
+from train.ipo.data import check_tokenizers, read_pairs
 from train.ipo.encoding import Tokens, encode, encode_all, tokens_of
 from train.ipo.errors import IpoConfigError, IpoDataError, PairRefused, Reason
+from train.ipo.outputs import file_digest
 
 MARKERS = ("<think>", "</think>")
 TOKENS = tokens_of(tiny_tokenizer(), VOCABULARY, [EOS], MARKERS)
@@ -197,3 +199,26 @@ def test_pairs_of_a_newer_schema_are_refused(tmp_path: Path) -> None:
     newer = write_pairs(tmp_path / "newer.jsonl", [a_pair(1, schema_version=99)])
     with pytest.raises(IpoDataError, match="pair schema 99 is newer"):
         read_pairs([newer])
+
+
+def test_a_file_that_changed_after_its_snapshot_was_frozen_is_refused(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", [a_pair(1)])
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"files": {"pairs.jsonl": file_digest(path)}}))
+    assert read_pairs([path]).files == {str(path): file_digest(path)}
+    write_pairs(path, [a_pair(1), a_pair(2)])
+    with pytest.raises(IpoDataError, match="changed after the snapshot was frozen"):
+        read_pairs([path])
+    manifest.write_text("[")
+    with pytest.raises(IpoDataError, match="no JSON object"):
+        read_pairs([path])
+
+
+def test_a_snapshot_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "pairs.jsonl", [a_pair(1)])
+    (tmp_path / "manifest.json").write_text(json.dumps({"tokenizer_sha256": "a" * 64}))
+    found = read_pairs([path])
+    check_tokenizers(found, "a" * 64)
+    for other in ("b" * 64, None):
+        with pytest.raises(IpoDataError, match=r"made with another tokenizer \(aaaaaaaaaaaa…\)"):
+            check_tokenizers(found, other)

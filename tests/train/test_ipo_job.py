@@ -61,6 +61,8 @@ def test_two_stages_prefer_the_chosen_sides_and_report_what_it_cost(finished: tu
     # the second stage starts from what the first has learned, against the same reference
     assert second["margin"]["first"] > 0.5 * first["margin"]["last"]
     assert all(stage["prefix_sharing"] and stage["peak_memory_bytes"] > 0 for stage in report["stages"])
+    assert first["held_out"]["accuracy"] == 1.0
+    assert second["held_out"]["margin"] > 1
     assert report["tokens"] == first["tokens"] + second["tokens"] > 1000
     assert report["seconds"] > 0
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")

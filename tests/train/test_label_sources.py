@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from steer.record import InterventionRecord, ReviewState, TextSpan, Timings
-from train.label.config import InputConfig, LabelConfig, WindowConfig, load_config
+from train.label.config import (
+    AgreementConfig,
+    InputConfig,
+    LabelConfig,
+    PricesConfig,
+    TeacherConfig,
+    WindowConfig,
+    load_config,
+)
 from train.label.errors import LabelConfigError
 from train.label.item import Item
 from train.label.labelling import settled
@@ -193,3 +201,11 @@ def test_the_example_config_is_valid_and_a_wrong_one_is_named(tmp_path: Path) ->
     wrong.write_text("= 1")
     with pytest.raises(LabelConfigError, match="no valid TOML"):
         load_config(wrong)
+
+
+def test_every_field_of_the_config_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs/labelling.md").read_text(encoding="utf-8")
+    parts = [LabelConfig, InputConfig, TeacherConfig, WindowConfig, PricesConfig, AgreementConfig]
+    tables = {"inputs", "teacher", "window", "prices", "agreement"}
+    fields = {name for part in parts for name in part.model_fields} - tables
+    assert not [name for name in sorted(fields) if f"`{name}`" not in text]

@@ -138,14 +138,15 @@ def job_config(folder: Path, **changes: Any) -> dict[str, Any]:
     model = folder / "model"
     if not model.exists():
         save_reasoner(model)
-    pairs, benign = folder / "pairs.jsonl", folder / "benign.jsonl"
+    pairs, benign, held_out = (folder / f"{name}.jsonl" for name in ("pairs", "benign", "validation"))
     if not pairs.exists():
         write_pairs(pairs, [a_pair(n) for n in range(12)])
         write_pairs(benign, [a_benign_pair(n) for n in range(4)])
+        write_pairs(held_out, [a_pair(n) for n in range(12, 15)])
     config: dict[str, Any] = {
         "name": "tiny",
         "model": str(model),
-        "data": {"pairs": [str(pairs)], "benign": [str(benign)], "max_length": 256},
+        "data": {"pairs": [str(pairs)], "benign": [str(benign)], "validation": [str(held_out)], "max_length": 256},
         "lora": {"rank": 4, "alpha": 8},
         "train": {"batch_size": 4, "device": "cpu", "threads": 1, "checkpoint_every": 2, "attention": "sdpa"},
         "stage1": {"epochs": 2, "learning_rate": 1e-2},

@@ -79,7 +79,7 @@ class ScriptedUpstream:
         """First legs, probes left out."""
         return [item for item in self.generations if not item.is_resume and not item.is_probe]
 
-    async def aborted(self, count: int, timeout_s: float = 5.0) -> None:
+    async def aborted(self, count: int, timeout_s: float = 20.0) -> None:
         """Waits until that many generations have been aborted. Raises TimeoutError."""
         with anyio.fail_after(timeout_s):
             while len(self.aborts) < count:

@@ -21,6 +21,7 @@ class DataConfig(_Section):
 
     pairs: tuple[Path, ...] = Field(description="files of intervened pairs; benign pairs among them wait for stage 2")
     benign: tuple[Path, ...] = Field((), description="files that hold benign pairs alone, for stage 2")
+    validation: tuple[Path, ...] = Field((), description="files of pairs held out of training, scored after each stage")
     max_length: int = Field(4096, ge=8, description="most tokens of prompt, kept reasoning and one side together")
     too_long: Literal["refuse", "skip"] = Field(
         "refuse", description="what a longer pair does: end the job, or be left out and counted"

@@ -45,6 +45,7 @@ class Stage:
 
     name: str
     encoded: Encoded
+    held_out: Encoded | None  # scored when the stage ends
     settings: StageConfig
     folder: Path
     start: Path | None  # weights of the stage before; None starts from the base

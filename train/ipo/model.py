@@ -29,6 +29,7 @@ class Base:
     name: str  # as the config says it
     folder: Path
     sha256: str  # over weights, configs, tokenizer and template
+    tokenizer_sha256: str | None  # of tokenizer.json; None where the model has none
     tokenizer: Any
     tokens: Tokens
 
@@ -42,7 +43,9 @@ def load_base(config: PairJobConfig) -> Base:
     except (OSError, ValueError) as error:
         raise IpoConfigError(f"model = {config.model!r}: {str(error).splitlines()[0]}") from error
     tokens = tokens_of(tokenizer, size, _eos_ids(folder), config.data.think_markers)
-    return Base(config.model, folder, folder_digest(folder), tokenizer, tokens)
+    fast = folder / "tokenizer.json"
+    tokenizer_sha256 = file_digest(fast) if fast.exists() else None
+    return Base(config.model, folder, folder_digest(folder), tokenizer_sha256, tokenizer, tokens)
 
 
 def load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -14,9 +14,10 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from steer.pair import Pair
 from train.ipo.config import IpoConfig, LossConfig, PairJobConfig, StageConfig, load_config
-from train.ipo.data import PairSet, read_pairs
-from train.ipo.encoding import Span, encode_all
+from train.ipo.data import PairSet, check_tokenizers, read_pairs
+from train.ipo.encoding import Encoded, Span, encode_all
 from train.ipo.errors import IpoConfigError, IpoDataError, IpoError
 from train.ipo.job import Job, Stage, start_processes
 from train.ipo.model import load_base
@@ -49,18 +50,26 @@ def run_plan(config: PairJobConfig, plan: Plan, out: Path) -> dict[str, Any]:
     """Any job on pairs. Raises IpoError."""
     state = start_processes(config)
     pairs = read_pairs(config.data.pairs, config.data.benign)
+    held_out = read_pairs(config.data.validation)
     base = load_base(config)
-    key = digest(plan.kind, config.model_dump_json(), pairs.digest, base.sha256)
+    for found in (pairs, held_out):
+        check_tokenizers(found, base.tokenizer_sha256)
+    key = digest(plan.kind, config.model_dump_json(), pairs.digest, held_out.digest, base.sha256)
     if state.is_main_process:
         claim(out, key, config.model_dump(mode="json"))
     state.wait_for_everyone()
     if (out / REPORT).exists():
         return read_json(out / REPORT)
     job = Job(plan.kind, config, plan.loss, base, out, state)
-    planned = plan_stages(job, plan, pairs)
+    planned = plan_stages(job, plan, pairs, held_out)
     summaries = [run_stage(job, stage) for stage in planned]
     if state.is_main_process:
-        counts = {"sha256": pairs.digest, "safety": len(pairs.safety), "benign": len(pairs.benign)}
+        counts = {
+            "sha256": pairs.digest,
+            "files": pairs.files,
+            "safety": len(pairs.safety),
+            "benign": len(pairs.benign),
+        }
         parents = {"model": {"name": base.name, "sha256": base.sha256}, "pairs": counts, "config": key}
         plot_curves(summaries, out / "curves.png")
         manifest = publish(job, planned[-1].weights, parents)
@@ -69,22 +78,26 @@ def run_plan(config: PairJobConfig, plan: Plan, out: Path) -> dict[str, Any]:
     return read_json(out / REPORT)
 
 
-def plan_stages(job: Job, plan: Plan, pairs: PairSet) -> list[Stage]:
+def plan_stages(job: Job, plan: Plan, pairs: PairSet, held_out: PairSet) -> list[Stage]:
     """The stages to run, encoded: intervened pairs alone, then mixed with the benign ones. Raises IpoDataError."""
     first, second = plan.stages
     if first.epochs and not pairs.safety:
         raise IpoDataError("data.pairs holds no intervened pair: stage 1 has nothing to learn; set stage1.epochs = 0")
     if second.epochs and not pairs.benign:
         raise IpoDataError("there is no benign pair for stage 2: name a file in data.benign, or set stage2.epochs = 0")
+    data = job.config.data
+
+    def encoded(wanted: list[Pair]) -> Encoded:
+        return encode_all(wanted, job.base.tokens, data.max_length, skip_long=data.too_long == "skip", span=plan.span)
+
+    scored = [*held_out.safety, *held_out.benign]
+    validation = encoded(scored) if scored else None
     stages: list[Stage] = []
     for number, (settings, wanted) in enumerate(((first, pairs.safety), (second, [*pairs.safety, *pairs.benign])), 1):
         if settings.epochs:
-            data = job.config.data
-            encoded = encode_all(
-                wanted, job.base.tokens, data.max_length, skip_long=data.too_long == "skip", span=plan.span
-            )
             start = stages[-1].weights if stages else None
-            stages.append(Stage(f"stage-{number}", encoded, settings, job.out / f"stage-{number}", start))
+            folder = job.out / f"stage-{number}"
+            stages.append(Stage(f"stage-{number}", encoded(wanted), validation, settings, folder, start))
     return stages
 
 

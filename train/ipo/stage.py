@@ -59,9 +59,10 @@ def _train(job: Job, stage: Stage) -> None:
         built = _build(job, stage)
         _take_over(built.trainer, job, stage)
         built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        scores = built.trainer.evaluate() if stage.held_out else {}
     _save(built.trainer, job, stage)
     if job.state.is_main_process:
-        write_json(stage.done, _summary(built, job, stage, checkpoint))
+        write_json(stage.done, _summary(built, job, stage, checkpoint) | _held_out(scores))
         for path in stage.folder.glob("checkpoint-*"):
             shutil.rmtree(path)
     del built
@@ -93,6 +94,7 @@ def _build(job: Job, stage: Stage) -> Built:
             **training_arguments(job, stage),
         ),
         train_dataset=Dataset.from_list(list(stage.encoded.rows)),
+        eval_dataset=Dataset.from_list(list(stage.held_out.rows)) if stage.held_out else None,
         processing_class=job.base.tokenizer,
         data_collator=sharing_collator(pad_id, settings.attention, job.device) if is_sharing else None,
         peft_config=lora_config(job.config.lora) if is_lora else None,
@@ -116,6 +118,7 @@ def training_arguments(job: Job, stage: Stage) -> dict[str, Any]:
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": settings.batch_size,
         "gradient_accumulation_steps": settings.accumulation,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "bf16": job.is_bf16,
@@ -180,6 +183,13 @@ def _summary(built: Built, job: Job, stage: Stage, checkpoint: Path | None) -> d
 def _distribution(trainer: Trainer) -> str:
     kind: str = trainer.accelerator.distributed_type.value  # NO, MULTI_GPU, MULTI_CPU, FSDP, DEEPSPEED …
     return "one process" if trainer.accelerator.num_processes == 1 else kind.lower()
+
+
+def _held_out(scores: dict[str, float]) -> dict[str, Any]:
+    """What the weights of a stage score on pairs that it has not seen; empty where none were held out."""
+    wanted = {"eval_loss": "loss", "eval_rewards/margins": "margin", "eval_rewards/accuracies": "accuracy"}
+    found = {short: round(scores[name], 5) for name, short in wanted.items() if name in scores}
+    return {"held_out": found} if found else {}
 
 
 def _short(entry: dict[str, Any]) -> dict[str, Any]:
