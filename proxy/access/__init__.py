@@ -1,0 +1,1 @@
+"""Who may do what: keys, tenants, roles, and the limits of each."""

@@ -1,0 +1,105 @@
+"""The one table of who may do what: every HTTP route and every command, each with the roles it takes.
+
+Rules
+- A route that is not here can't be reached: the gate answers 404 before the application is asked.
+- A command that is not here fails a test; one with roles begins with `proxy.access.command.admit`.
+- No role holds another, except that `admin` may do everything. A key has one role.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from re import Pattern
+
+from starlette.routing import compile_path
+
+
+class Role(StrEnum):
+    """What a key is for."""
+
+    CLIENT = "client"  # an application: asks the model
+    REVIEWER = "reviewer"  # a person who reads interventions and decides about them
+    OPERATOR = "operator"  # runs the service: figures, the log's upkeep, adapters; reads no text through the API
+    ADMIN = "admin"  # hands out keys, and may do all the others may
+
+
+# Who is let in. None: everybody, no key is looked at.
+Allowed = frozenset[Role] | None
+
+OPEN: Allowed = None
+CLIENTS: Allowed = frozenset({Role.CLIENT, Role.ADMIN})
+REVIEWERS: Allowed = frozenset({Role.REVIEWER, Role.ADMIN})
+OPERATORS: Allowed = frozenset({Role.OPERATOR, Role.ADMIN})
+STAFF: Allowed = frozenset({Role.REVIEWER, Role.OPERATOR, Role.ADMIN})
+ADMINS: Allowed = frozenset({Role.ADMIN})
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One method of one path. `path` as Starlette writes it: `/steer/v1/things/{id}`; GET answers HEAD too.
+
+    `is_limited`: the rates and the concurrency of key and tenant apply. `has_own_token`: the page also takes a token of
+    its own and decides itself about callers who show no key.
+    """
+
+    method: str
+    path: str
+    allowed: Allowed
+    is_limited: bool = False
+    has_own_token: bool = False
+
+    @property
+    def pattern(self) -> Pattern[str]:
+        """What a whole path must match."""
+        return compile_path(self.path)[0]
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/chat/completions", CLIENTS, is_limited=True),
+    Route("GET", "/v1/models", CLIENTS, is_limited=True),
+    Route("GET", "/healthz", OPEN),
+    Route("GET", "/readyz", OPEN),
+    Route("GET", "/metrics", OPERATORS, has_own_token=True),
+)
+
+# By what is typed after `steer`. OPEN: the command only touches what its user owns anyway (files, processes).
+COMMANDS: dict[str, Allowed] = {
+    "serve": OPEN,
+    "demo": OPEN,
+    "detect": OPEN,
+    "train label": OPEN,
+    "train detector": OPEN,
+    "train organism": OPEN,
+    "train rollout": OPEN,
+    "train pairs": OPEN,
+    "train ipo": OPEN,
+    "keys create": ADMINS,
+    "keys list": ADMINS,
+    "keys revoke": ADMINS,
+    "keys rotate": ADMINS,
+    "tenants create": ADMINS,
+    "tenants list": OPERATORS,
+    "tenants set": ADMINS,
+    "log stats": STAFF,
+    "log export": OPERATORS,
+    "log import": OPERATORS,
+    "log purge": OPERATORS,
+    "log verify": OPERATORS,
+}
+
+
+class RouteTable:
+    """Routes by path and method, patterns compiled once."""
+
+    def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
+        self._routes = [(route.pattern, route) for route in routes]
+
+    def at(self, path: str) -> dict[str, Route]:
+        """The routes of a path by method; empty: there is no such path. An exact path wins over a pattern."""
+        found = [route for pattern, route in self._routes if pattern.match(path)]
+        exact = [route for route in found if route.path == path]
+        return {route.method: route for route in exact or found}
+
+    def find(self, method: str, path: str) -> Route | None:
+        """The route that answers; None: there is none."""
+        return self.at(path).get("GET" if method == "HEAD" else method)
