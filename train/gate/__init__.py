@@ -1,0 +1,1 @@
+"""The gate: whether a candidate may take over from the incumbent."""
