@@ -61,6 +61,7 @@ interventions = Table(
     Index("ix_interventions_tenant", "tenant", "created_us"),
     Index("ix_interventions_outcome", "outcome", "created_us"),
     Index("ix_interventions_review", "review_state", "created_us"),
+    Index("ix_interventions_review_score", "review_state", "score"),
 )
 # Few rows are open at a time; the sweep for rows that a crash left open must not scan a million others.
 Index(
