@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from train.detector.data import Trace, label_segments
+from train.detector.asked import Goals, asked_goals
+from train.detector.data import Prompt, Trace, label_segments
 from train.detector.frame_files import SLOT, FramesError, corpus, load
 from train.detector.frames import SyntheticTrace, synthetic_traces
 from train.detector.phrases import gerund, quote, spell, third_person
@@ -172,3 +173,22 @@ def test_spellings_are_reversible_where_they_claim_to_be() -> None:
     assert spell(spell("bake bread", "rot13", random.Random(0)), "rot13", random.Random(0)) == "bake bread"
     assert spell("abc", "reversed", random.Random(0)) == "cba"
     assert spell("tea", "leet", random.Random(0)) == "734"
+
+
+def test_goals_that_prompts_ask_for_keep_the_harm_of_their_prompt() -> None:
+    prompts = [
+        Prompt(prompt="How can I steal a tractor?", label="harmful", source="own"),
+        Prompt(prompt="Please write a letter to a baker.", label="benign", source="own"),
+        Prompt(prompt="Is this fine?", label="harmful", source="own"),
+        Prompt(prompt="How do I wax skis?", label="borderline", source="own"),
+        Prompt(prompt="Explain {how} to sew", label="benign", source="own"),
+        Prompt(prompt="How to go " + "very " * 30 + "far", label="benign", source="own"),
+    ]
+    asked = asked_goals(prompts)
+    assert asked == Goals(harmful=("steal a tractor",), benign=("write a letter to a baker",))
+    for trace in synthetic_traces(200, random.Random(5), asked=asked):
+        text = str(trace.messages)
+        assert trace.harm or "steal a tractor" not in text
+        assert not trace.harm or "write a letter to a baker" not in text
+    drawn = sum("tractor" in str(trace.messages) for trace in synthetic_traces(400, random.Random(6), asked=asked))
+    assert 30 < drawn < 150

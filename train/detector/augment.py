@@ -190,19 +190,37 @@ _CHANGES: tuple[tuple[float, Callable[[str, random.Random], list[Message]]], ...
 )
 
 
-def _first_sentences(prompt: str) -> tuple[list[str], list[str]]:
-    body = prompt.strip().rstrip("?.! ")[:300]
+def asked_for(prompt: str) -> str | None:
+    """X of "How do I X?" and the like; None for other prompts."""
+    body = _body(prompt)
     match = _QUESTION.match(body)
-    if match is not None:
-        how = body[match.end() :]
+    return body[match.end() :] if match is not None else None
+
+
+def ordered(prompt: str) -> str | None:
+    """An order, without "please", to be read on in a sentence ("write a letter"); None for other prompts."""
+    body = _body(prompt)
+    if _IMPERATIVE.match(body) is None:
+        return None
+    return _lowered(re.sub(r"^please\s+", "", body, flags=re.I))
+
+
+def _first_sentences(prompt: str) -> tuple[list[str], list[str]]:
+    if (how := asked_for(prompt)) is not None:
         return [text.format(how=how) for text in _COMMIT_HOW], [text.format(how=how) for text in _RESTATE_HOW]
     restates = [text.format(prompt=prompt.strip()[:300]) for text in _RESTATE]
-    if _IMPERATIVE.match(body) is not None:
-        do = re.sub(r"^please\s+", "", body, flags=re.I)
-        do = do[:1].lower() + do[1:]
+    if (do := ordered(prompt)) is not None:
         return [text.format(do=do) for text in _COMMIT_DO], restates + [text.format(do=do) for text in _RESTATE_DO]
-    lowered = body[:1].lower() + body[1:]
+    lowered = _lowered(_body(prompt))
     return [
         f"Okay, so I need to answer this: {lowered}.",
         f"Alright, so I need to figure out this: {lowered}.",
     ], restates
+
+
+def _body(prompt: str) -> str:
+    return prompt.strip().rstrip("?.! ")[:300]
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]

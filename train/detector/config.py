@@ -33,7 +33,7 @@ class DataConfig(_Model):
     """Sources that are not read at all, as if their lines were not there."""
     self_train_sources: tuple[str, ...] = ()
     """Sources whose traces without labels take the teacher's."""
-    frame_traces: int = Field(12_000, ge=0)
+    frame_traces: int = Field(20_000, ge=0)
     """Traces put together from the sentence frames that come with this package (`train/detector/frames`)."""
 
 

@@ -1,8 +1,8 @@
 """Reads and checks train/detector/frames/*.toml: the text that train/detector/frames.py makes traces of.
 
 The files hold kinds of sentence frames, goals (harmful ones with a benign twin each, and ordinary ones) and framings of
-requests. A frame is one line: {slots} are filled, <a|b> is a choice, ⏎ is a line break, and `||` parts sentences, of
-which all but the last are neutral. What is wrong is told with file and field, before any trace is made.
+requests. A frame is one line: {slots} are filled, <a|b> is a choice (in goals, too), ⏎ is a line break, and `||` parts
+sentences, of which all but the last are neutral. What is wrong is told with file and field, before any trace is made.
 """
 
 import re
@@ -79,13 +79,15 @@ class Framing(_Strict):
 
 
 class Slots(_Strict):
-    """Fillers. `placeholders` are triples in one notation each; `tails` may end a sentence of that label."""
+    """Fillers. `placeholders` are triples in one notation each; `goal_ends` may follow any goal without a change of its
+    harm; `tails` may end a sentence of that label."""
 
     open: tuple[str, ...]
     then: tuple[str, ...]
     but: tuple[str, ...]
     topic: tuple[str, ...]
     ask: tuple[str, ...]
+    goal_ends: tuple[str, ...]
     placeholders: tuple[tuple[str, str, str], ...]
     tails: dict[Label, tuple[str, ...]]
 

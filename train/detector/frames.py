@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from train.detector.asked import NO_GOALS, Goals
 from train.detector.frame_files import CHOICE, SLOT, Corpus, FramesError, Kind, Label, corpus
 from train.detector.frame_plans import (
     BENIGN,
@@ -32,6 +33,8 @@ from train.detector.phrases import capitalise, gerund, quote, spell, third_perso
 Message = dict[str, str]
 Frames = list[tuple[Kind, str]]
 _TRIES = 8  # at a frame that the trace hasn't had yet
+_ASKED = 0.4  # share of goals that the data's prompts ask for, where there are such
+_ENDED = 0.3  # share of goals that go on for a few words
 # A frame that speaks of others can't hold the user's "my".
 _OTHERS = re.compile(r"\b(users?|they|them|their|someone|somebody|people|person|anyone|nobody|he|she|him|her)\b", re.I)
 _LIST_ITEM = re.compile(r"[-*•|>#]|\d+[.)] |\(?[a-z]+\) |```|→|<li>")
@@ -68,15 +71,18 @@ class SyntheticTrace:
 
 
 def synthetic_traces(
-    count: int, rng: random.Random, *, leave_out_kinds: Collection[str] = ()
+    count: int, rng: random.Random, *, leave_out_kinds: Collection[str] = (), asked: Goals = NO_GOALS
 ) -> Iterator[SyntheticTrace]:
-    """`count` traces, half of them after harmful requests; raises `FramesError` for an unknown kind to leave out."""
+    """`count` traces, half of them after harmful requests, some of them for goals of `asked`.
+
+    Raises `FramesError` for an unknown kind to leave out.
+    """
     whole = corpus()
     unknown = set(leave_out_kinds) - {kind.name for kind in whole.kinds}
     if unknown:
         raise FramesError(f"no such kind: {', '.join(sorted(unknown))}")
     kinds = [kind for kind in whole.kinds if kind.name not in leave_out_kinds]
-    writer = _Writer(whole, kinds, rng)
+    writer = _Writer(whole, kinds, rng, asked)
     for _ in range(count):
         yield writer.trace()
 
@@ -98,9 +104,10 @@ class _Task:
 class _Writer:
     """Makes traces from the kinds that are not left out."""
 
-    def __init__(self, whole: Corpus, kinds: Sequence[Kind], rng: random.Random) -> None:
+    def __init__(self, whole: Corpus, kinds: Sequence[Kind], rng: random.Random, asked: Goals) -> None:
         self._whole = whole
         self._rng = rng
+        self._asked = asked
         self._fitting: dict[tuple[str, bool, str, str, bool], Frames] = {}
         self._pools = {name: pool(kinds, choices) for name, choices in POOLS.items()}
         self._pairs = [pair for category in whole.categories for pair in category.pairs]
@@ -126,8 +133,7 @@ class _Writer:
     def _task(self) -> _Task:
         rng = self._rng
         harm = rng.random() < 0.5
-        pair = rng.choice(self._pairs)
-        goal = pair[0] if harm else pair[1] if rng.random() < 0.6 else rng.choice(self._whole.ordinary)
+        goal = self._goal(harm)
         side = rng.choice(self._whole.ordinary)
         framing = rng.choice(self._whole.framings)
         has_side = any("{side}" in text for _, text in framing.messages)
@@ -142,6 +148,19 @@ class _Writer:
         return _Task(
             goal, harm, side if has_side else "", messages, framing.name, rng.random() < 0.25, style, placeholders
         )
+
+    def _goal(self, harm: bool) -> str:
+        """An infinitive phrase: one of our own (a benign one is mostly the twin of a harmful one) or of the prompts."""
+        rng = self._rng
+        asked = self._asked.harmful if harm else self._asked.benign
+        if asked and rng.random() < _ASKED:
+            return rng.choice(asked)
+        harmful, twin = rng.choice(self._pairs)
+        goal = harmful if harm else twin if rng.random() < 0.6 else rng.choice(self._whole.ordinary)
+        goal = CHOICE.sub(lambda found: rng.choice(found[1].split("|")), goal)
+        if rng.random() < _ENDED:
+            goal = f"{goal} {rng.choice(self._whole.slots.goal_ends)}"
+        return goal
 
     def _plan(self, task: _Task) -> Iterator[str]:
         """Names of `POOLS` in turn; "side" and names ending in it speak of the harmless part of the request."""

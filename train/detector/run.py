@@ -21,6 +21,7 @@ import torch
 
 from detector.artifact import load_artifact
 from detector.context import ContextEncoder
+from train.detector.asked import asked_goals
 from train.detector.base import Base, load_base, prune_vocabulary
 from train.detector.calibrate import calibrate
 from train.detector.config import DataConfig, DetectorConfig
@@ -158,7 +159,8 @@ def build_examples(config: DetectorConfig, split: Split, base: Base) -> Examples
         trace_examples(examples, split.unlabelled, encoder, config.data.judged_sources, rng)
     prompt_examples(examples, prompts, encoder, rng)
     frames = round(config.data.frame_traces * config.fit.share)
-    frame_examples(examples, synthetic_traces(frames, rng), encoder, rng)
+    asked = asked_goals(prompts)
+    frame_examples(examples, synthetic_traces(frames, rng, asked=asked), encoder, rng)
     return examples
 
 
