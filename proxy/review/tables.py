@@ -122,7 +122,6 @@ audit = Table(
     "audit",
     metadata,
     Column("seq", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("id", Text, nullable=False, unique=True, index=True),  # of the act: what is written twice is there once
     Column("at_us", BigInteger, nullable=False, index=True),
     Column("actor", Text, nullable=False),
     Column("role", Text, nullable=False),

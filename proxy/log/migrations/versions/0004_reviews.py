@@ -121,7 +121,6 @@ def _audit() -> None:
     op.create_table(
         "audit",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), nullable=False, autoincrement=True),
-        sa.Column("id", sa.Text, nullable=False),
         sa.Column("at_us", sa.BigInteger, nullable=False),
         sa.Column("actor", sa.Text, nullable=False),
         sa.Column("role", sa.Text, nullable=False),
@@ -133,7 +132,6 @@ def _audit() -> None:
         sa.PrimaryKeyConstraint("seq", name="pk_audit"),
         sqlite_autoincrement=True,
     )
-    op.create_index("ix_audit_id", "audit", ["id"], unique=True)
     op.create_index("ix_audit_at_us", "audit", ["at_us"])
     op.create_index("ix_audit_subject", "audit", ["subject", "seq"])
     op.create_index("ix_audit_actor", "audit", ["actor", "seq"])

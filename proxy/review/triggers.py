@@ -1,0 +1,84 @@
+"""Wordings that reviewers propose for a better trigger: listed, approved or rejected. None is used by itself.
+
+An approved wording gets an id and a kind, and can be printed as an entry of `policy.triggers`; putting it there is the
+operator's act.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from sqlalchemy import Connection, select
+
+from proxy.log.rows import moment
+from proxy.review.audit import Actor, write_entry
+from proxy.review.errors import UnknownSubject, WrongDecision
+from proxy.review.tables import review_subjects, review_texts
+from steer.triggers import DEFAULT_TRIGGERS, Kind, Trigger
+
+ProposalState = Literal["proposed", "approved", "rejected"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One wording. `trigger_id` None: not approved."""
+
+    id: str
+    subject_id: str
+    author: str
+    state: str
+    text: str
+    created_at: datetime
+    trigger_kind: str | None = None
+    trigger_id: str | None = None
+
+
+def proposals(
+    connection: Connection, *, state: ProposalState | None = None, tenant: str | None = None, limit: int = 200
+) -> list[Proposal]:
+    """Newest first."""
+    query = select(review_texts).where(review_texts.c.kind == "trigger").order_by(review_texts.c.created_us.desc())
+    if state is not None:
+        query = query.where(review_texts.c.state == state)
+    if tenant is not None:
+        query = query.join(review_subjects).where(review_subjects.c.tenant == tenant)
+    return [
+        Proposal(
+            row["id"], row["subject_id"], row["author"], row["state"], row["body"], moment(row["created_us"]),
+            row["trigger_kind"], row["trigger_id"],
+        )
+        for row in connection.execute(query.limit(limit)).mappings()
+    ]  # fmt: skip
+
+
+def settle_proposal(
+    connection: Connection, actor: Actor, proposal_id: str, *, approves: bool, trigger_id: str | None, kind: Kind | None
+) -> None:
+    """Approve under an id and a kind, or reject. Raises ReviewError."""
+    is_it = (review_texts.c.id == proposal_id) & (review_texts.c.kind == "trigger")
+    row = connection.execute(select(review_texts).where(is_it).with_for_update()).mappings().first()
+    if row is None:
+        raise UnknownSubject(f"no proposed trigger {proposal_id}: `steer review triggers` shows what there is")
+    values: dict[str, str | None] = {"state": "rejected", "trigger_id": None}
+    if approves:
+        trigger = _trigger(connection, row["body"], trigger_id, kind or row["trigger_kind"], proposal_id)
+        values = {"state": "approved", "trigger_id": trigger.id, "trigger_kind": trigger.kind}
+    connection.execute(review_texts.update().where(is_it).values(**values))
+    action = "review.approve_trigger" if approves else "review.reject_trigger"
+    before = {"id": proposal_id, "state": row["state"]}
+    write_entry(connection, actor, action, row["subject_id"], before=before, after={"id": proposal_id, **values})
+
+
+def _trigger(connection: Connection, text: str, trigger_id: str | None, kind: str | None, proposal_id: str) -> Trigger:
+    """The wording as a pool would take it. An id is never given to two texts: records name triggers by it."""
+    if trigger_id is None or kind is None:
+        raise WrongDecision("trigger_id and kind: an approved trigger needs both")
+    try:
+        made = Trigger.model_validate({"id": trigger_id, "kind": kind, "text": text})
+    except ValueError as error:
+        first = error.errors()[0] if hasattr(error, "errors") else {"loc": ("trigger",), "msg": str(error)}
+        raise WrongDecision(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    query = select(review_texts.c.id).where(review_texts.c.trigger_id == trigger_id, review_texts.c.id != proposal_id)
+    if trigger_id in {trigger.id for trigger in DEFAULT_TRIGGERS} or connection.execute(query).first() is not None:
+        raise WrongDecision(f"trigger_id: {trigger_id} already names another text; choose another id")
+    return made
