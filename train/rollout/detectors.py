@@ -107,13 +107,8 @@ class SelfDetector:
         return [None if answer is None else float(answer) for answer in said]
 
     def _prompt(self, context: Context) -> list[int]:
-        """The question, in a turn that doesn't think: the reply is wanted, not a trace about it."""
-        messages = self_check_messages(context.messages, context.reasoning_before + context.segment)
-        text = self._vocabulary.render(messages, enable_thinking=False)
-        markers = self._vocabulary.markers
-        if text.rfind(markers.start) > text.rfind(markers.end):  # a template that always opens a think block
-            text += f"\n{markers.end}\n\n"
-        return self._vocabulary.encode(text)
+        reasoning = context.reasoning_before + context.segment
+        return self._vocabulary.plain_prompt_ids(self_check_messages(context.messages, reasoning))
 
 
 class FunctionDetector:

@@ -2,7 +2,8 @@
 
 Rules kept here: every draw of a row comes from its request's own seed, by inverting the cumulative distribution at
 numbers drawn beforehand, so a row's tokens do not depend on the rows beside it (but for the last bits of the logits,
-which padding can move). Finished rows leave the batch.
+which padding can move). A prefix that several rows share is computed once, and its cache copied to each. Finished rows
+leave the batch.
 """
 
 import threading
@@ -73,21 +74,15 @@ class LocalGenerator:
             torch.cuda.empty_cache()
 
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Generated]:
-        longest = max(len(r.prefix) for r in requests)
         limits = [min(r.max_tokens, (self.context_length or 1 << 30) - len(r.prefix)) for r in requests]
         draws = torch.tensor(
             np.stack([_draws(r.seed, max(limits)) for r in requests]), dtype=torch.float32, device=self._device
         )
-        ids = torch.tensor([[0] * (longest - len(r.prefix)) + r.prefix for r in requests], device=self._device)
-        mask = torch.tensor(
-            [[0] * (longest - len(r.prefix)) + [1] * len(r.prefix) for r in requests], device=self._device
-        )
         out: list[list[int]] = [[] for _ in requests]
         rows = list(range(len(requests)))  # rows[i]: the request that row i of the batch works for
-        cache, positions = DynamicCache(), (mask.cumsum(-1) - 1).clamp(min=0)
         is_done = [limit <= 0 for limit in limits]
+        cache, logits, mask, positions = self._prefill([r.prefix for r in requests])
         for step in range(max(limits)):
-            logits = self._forward(ids, mask, positions, cache)
             chosen = draw(logits, draws[:, step], sampling)
             self._take(chosen.tolist(), rows, out, limits, is_done)
             if all(is_done[row] for row in rows):
@@ -98,9 +93,24 @@ class LocalGenerator:
                 cache.batch_select_indices(index)
                 rows = [rows[i] for i in keep]
                 mask, positions, draws, chosen = mask[index], positions[index], draws[index], chosen[index]
-            ids, positions = chosen[:, None], positions[:, -1:] + 1
+            positions = positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits = self._forward(chosen[:, None], mask, positions, cache)
         return [Generated(made, "stop" if made and made[-1] in self._end_ids else "length") for made in out]
+
+    def _prefill(self, prefixes: Sequence[list[int]]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(cache, logits [rows, vocabulary], mask, positions) after the prefixes; equal ones are computed once."""
+        places = {tuple(prefix): place for place, prefix in enumerate(dict.fromkeys(map(tuple, prefixes)))}
+        longest = max(map(len, places))
+        ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in places], device=self._device)
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in places], device=self._device)
+        cache, positions = DynamicCache(), (mask.cumsum(-1) - 1).clamp(min=0)
+        logits = self._forward(ids, mask, positions, cache)
+        if len(places) == len(prefixes):
+            return cache, logits, mask, positions
+        index = torch.tensor([places[tuple(prefix)] for prefix in prefixes], device=self._device)
+        cache.batch_select_indices(index)
+        return cache, logits[index], mask[index], positions[index]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any) -> torch.Tensor:
         """Logits of the next token [rows, vocabulary]."""

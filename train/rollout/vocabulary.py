@@ -58,6 +58,13 @@ class Vocabulary:
             raise RolloutConfigError(f"the chat template of {self.name} refuses a conversation: {error}") from error
         return str(rendered)
 
+    def plain_prompt_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Ids of a turn that does not think: a reply is wanted, not a trace about it."""
+        text = self.render(messages, enable_thinking=False)
+        if text.rfind(self.markers.start) > text.rfind(self.markers.end):  # a template that always opens a think block
+            text += f"\n{self.markers.end}\n\n"
+        return self.encode(text)
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text that stands inside a sequence: no special tokens added."""
         return list(self._backend.encode(text, add_special_tokens=False).ids)
