@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData(
     naming_convention={
@@ -57,11 +58,19 @@ interventions = Table(
     Column("completed_us", BigInteger),
     # Who will complete the row. None: nobody (imported, complete at once).
     Column("owner_id", Text),
+    # What is kept of its text: full, redacted or none (never stored, or deleted since).
+    Column("stored_text", Text, nullable=False, server_default="full"),
+    Column("text_bytes", BigInteger, nullable=False, server_default="0"),
     Index("ix_interventions_created", "created_us", "id"),
     Index("ix_interventions_tenant", "tenant", "created_us"),
     Index("ix_interventions_outcome", "outcome", "created_us"),
     Index("ix_interventions_review", "review_state", "created_us"),
     Index("ix_interventions_review_score", "review_state", "score"),
+    Index("ix_interventions_category", "category", "created_us"),
+    Index("ix_interventions_trigger_id", "trigger_id", "created_us"),
+    Index("ix_interventions_model", "model", "created_us"),
+    Index("ix_interventions_adapter", "adapter", "created_us"),
+    Index("ix_interventions_mode", "mode", "created_us"),
 )
 # Few rows are open at a time; the sweep for rows that a crash left open must not scan a million others.
 Index(
@@ -109,4 +118,36 @@ owners = Table(
     Column("pid", Integer, nullable=False),
     Column("pid_started", Text, nullable=False),
     Column("heartbeat_us", BigInteger, nullable=False),
+)
+
+
+def _counts(name: str, *more: SchemaItem) -> Table:
+    columns = [Column(key, Text, nullable=False) for key in ("tenant", "mode", "kind", "value")]
+    day = Column("day", Integer, nullable=False)  # since the epoch
+    return Table(name, metadata, day, *columns, Column("n", BigInteger, nullable=False), *more)
+
+
+# Rows of `interventions` and `requests` by day, kept by triggers of the database (migration 0002); `counters.py` reads
+# them. A migration that makes either table anew must make its triggers anew. Day, tenant and mode of a row are final.
+daily_counts = _counts(
+    "daily_counts",
+    PrimaryKeyConstraint("day", "tenant", "mode", "kind", "value"),
+    Index("ix_daily_counts_tenant", "tenant", "day"),
+)
+daily_count_deltas = _counts("daily_count_deltas")
+
+# How far a spool file has been replayed; written in the transaction that replays it.
+spools = Table(
+    "spools",
+    metadata,
+    Column("spool_id", Text, primary_key=True),
+    Column("replayed_bytes", BigInteger, nullable=False),
+)
+
+# When a periodic chore was last done, by whichever process.
+chores = Table(
+    "chores",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("done_us", BigInteger, nullable=False),
 )
