@@ -19,10 +19,10 @@ from tests.train.tiny_reasoner import a_pair, a_side, job_config, one_thread, sa
 from train.ipo.config import IpoConfig, load_config
 from train.ipo.errors import IpoConfigError, IpoDataError, IpoError, OutOfMemory, PairRefused, TrainingDiverged
 from train.ipo.guards import explained_memory_errors
+from train.ipo.loop import COMPLETE
 from train.ipo.outputs import file_digest
 from train.ipo.publish import ADAPTER, check_finite
 from train.ipo.run import main, run
-from train.ipo.trainer import COMPLETE
 
 __all__ = ["one_thread"]  # a fixture that every test here uses
 
@@ -194,15 +194,15 @@ def test_weights_that_are_not_numbers_are_not_published(tmp_path: Path) -> None:
 
 
 def test_running_out_of_memory_names_the_settings_that_help() -> None:
-    with pytest.raises(OutOfMemory) as caught, explained_memory_errors(8, is_checkpointing=False):
+    with pytest.raises(OutOfMemory) as caught, explained_memory_errors(8, False, "data.max_length"):
         torch.empty(2**50)
     for name in ("train.batch_size (now 8)", "data.max_length", "train.gradient_checkpointing = true"):
         assert name in str(caught.value)
-    with pytest.raises(OutOfMemory) as caught, explained_memory_errors(1, is_checkpointing=True):
+    with pytest.raises(OutOfMemory) as caught, explained_memory_errors(1, True, "data.max_length"):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
     assert "gradient_checkpointing" not in str(caught.value)
     assert "batch_size" not in str(caught.value)
-    with pytest.raises(RuntimeError, match="something else"), explained_memory_errors(1, is_checkpointing=True):
+    with pytest.raises(RuntimeError, match="something else"), explained_memory_errors(1, True, "data.max_length"):
         raise RuntimeError("something else")
 
 

@@ -1,4 +1,4 @@
-"""Settings of the jobs that train on pairs, read from TOML. Every field has a reason; unknown fields are errors.
+"""Settings of the jobs that train weights, read from TOML. Every field has a reason; unknown fields are errors.
 
 This module loads neither torch nor transformers, so that a wrong config fails at once.
 """
@@ -88,30 +88,35 @@ class TrainSettings(_Section):
     )
 
 
-class PairJobConfig(_Section):
-    """What the jobs that train on pairs have in common."""
+class JobConfig(_Section):
+    """What all jobs that train weights have in common."""
 
     name: str = Field("ipo", min_length=1, description="name of the run in reports and live curves")
-    model: str = Field(min_length=1, description="hub name or folder of the model that the pairs were made with")
+    model: str = Field(min_length=1, description="hub name or folder of the model to train")
     revision: str | None = Field(None, description="hub revision; None takes the newest and records which it was")
-    seed: int = Field(1, ge=0, description="order of the pairs and the adapter's first weights")
-    data: DataConfig
+    seed: int = Field(1, ge=0, description="order of the rows and the adapter's first weights")
     lora: LoraSettings = LoraSettings()
     train: TrainSettings = TrainSettings()
+
+
+class PairJobConfig(JobConfig):
+    """Jobs on pairs: two stages, so that what they learn can be compared. The pairs must be the model's own."""
+
+    data: DataConfig
+    stage1: StageConfig = Field(StageConfig(), description="intervened pairs alone")
+    stage2: StageConfig = Field(StageConfig(), description="intervened and benign pairs, mixed")
+
+    @model_validator(mode="after")
+    def _has_a_stage(self) -> "PairJobConfig":
+        if not self.stage1.epochs and not self.stage2.epochs:
+            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
+        return self
 
 
 class IpoConfig(PairJobConfig):
     """The job `steer train ipo`."""
 
     loss: LossConfig = LossConfig()
-    stage1: StageConfig = Field(StageConfig(), description="intervened pairs alone")
-    stage2: StageConfig = Field(StageConfig(), description="intervened and benign pairs, mixed")
-
-    @model_validator(mode="after")
-    def _has_a_stage(self) -> "IpoConfig":
-        if not self.stage1.epochs and not self.stage2.epochs:
-            raise ValueError("stage1.epochs and stage2.epochs are both 0: nothing to train")
-        return self
 
 
 C = TypeVar("C", bound=BaseModel)

@@ -9,8 +9,9 @@ a thought, ids that the model does not have, a pair that would be cut to fit.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from steer.pair import Pair, Side
@@ -31,8 +32,9 @@ class Row(TypedDict):
 
 
 class Encoded(NamedTuple):
-    rows: list[Row]
+    rows: Sequence[Mapping[str, Any]]  # `Row`s, where they come from pairs
     skipped: dict[str, int]  # by Reason
+    counted: Mapping[str, int] = MappingProxyType({})  # what else a report should say of the rows
 
 
 @dataclass(frozen=True, slots=True)

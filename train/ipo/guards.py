@@ -32,22 +32,25 @@ class GradientGuard(TrainerCallback):
 
 
 @contextmanager
-def explained_memory_errors(pairs: int, is_checkpointing: bool) -> Iterator[None]:
-    """Turns running out of memory into OutOfMemory, naming the settings that help. `pairs`: of one step, one device."""
+def explained_memory_errors(rows: int, is_checkpointing: bool, shorter: str) -> Iterator[None]:
+    """Turns running out of memory into OutOfMemory, naming the settings that help.
+
+    `rows`: of one step on one device. `shorter`: the setting that makes rows shorter.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(_memory_advice(pairs, is_checkpointing, str(error))) from error
+        raise OutOfMemory(_memory_advice(rows, is_checkpointing, shorter, str(error))) from error
     except RuntimeError as error:
         if _CPU_MEMORY not in str(error):
             raise
-        raise OutOfMemory(_memory_advice(pairs, is_checkpointing, str(error))) from error
+        raise OutOfMemory(_memory_advice(rows, is_checkpointing, shorter, str(error))) from error
 
 
-def _memory_advice(pairs: int, is_checkpointing: bool, detail: str) -> str:
+def _memory_advice(rows: int, is_checkpointing: bool, shorter: str, detail: str) -> str:
     advice = [] if is_checkpointing else ["set train.gradient_checkpointing = true"]
-    if pairs > 1:
-        advice.append(f"lower train.batch_size (now {pairs}) and raise train.accumulation by as much")
-    advice.append('lower data.max_length (with data.too_long = "skip")')
+    if rows > 1:
+        advice.append(f"lower train.batch_size (now {rows}) and raise train.accumulation by as much")
+    advice.append(f"lower {shorter}")
     first_line = detail.splitlines()[0] if detail else "no detail given"
     return f"out of memory: {'; '.join(advice)}. The device said: {first_line}"

@@ -1,28 +1,43 @@
-"""One job as all its stages see it: settings, base model, device, ranks. Also what a stage is."""
+"""One job as all its stages see it: settings, base model, device, ranks. Also what a stage and its trainer are."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
 
-from train.ipo.config import LossConfig, PairJobConfig, StageConfig
+from train.ipo.config import JobConfig, StageConfig
 from train.ipo.encoding import Encoded
 from train.ipo.errors import IpoConfigError
 from train.ipo.model import Base
+
+
+class Built(NamedTuple):
+    """A stage's trainer (`train.ipo.loop.Guarded`), and how its rows go through the model."""
+
+    trainer: Any
+    is_sharing: bool = False
+    two_rows_because: str | None = None
+
+
+Build = Callable[["Job", "Stage"], Built]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What the stages share."""
 
-    kind: str  # ipo, dpo or sft
-    config: PairJobConfig
-    loss: LossConfig
+    kind: str  # ipo, dpo, sft or grpo
+    config: JobConfig
+    build: Build
     base: Base
     out: Path
     state: PartialState
+    rows_are: str = "pairs"  # what a stage's rows are called in reports
+    shorter: str = 'data.max_length (with data.too_long = "skip")'  # the setting that makes rows shorter
 
     @property
     def device(self) -> torch.device:
@@ -49,6 +64,8 @@ class Stage:
     settings: StageConfig
     folder: Path
     start: Path | None  # weights of the stage before; None starts from the base
+    samples_per_row: int = 1  # what a step counts: completions of a prompt, where rows are prompts
+    max_seconds: float | None = None  # the stage ends after the update in which they are over
 
     @property
     def weights(self) -> Path:
@@ -59,7 +76,7 @@ class Stage:
         return self.folder / "stage.json"
 
 
-def start_processes(config: PairJobConfig) -> PartialState:
+def start_processes(config: JobConfig) -> PartialState:
     """Join the other ranks, if any (`accelerate launch`), on the configured device. Raises IpoConfigError."""
     wanted = config.train.device
     if wanted == "cuda" and not torch.cuda.is_available():

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from train.ipo.config import LoraSettings, PairJobConfig
+from train.ipo.config import JobConfig, LoraSettings
 from train.ipo.encoding import Tokens, tokens_of
 from train.ipo.errors import IpoConfigError
 from train.ipo.outputs import file_digest, read_json
@@ -34,7 +34,7 @@ class Base:
     tokens: Tokens
 
 
-def load_base(config: PairJobConfig) -> Base:
+def load_base(config: JobConfig, think_markers: tuple[str, str]) -> Base:
     """Find the model and check its tokenizer; loads no weights. Raises IpoConfigError."""
     folder = _folder(config.model, config.revision)
     try:
@@ -42,7 +42,7 @@ def load_base(config: PairJobConfig) -> Base:
         size = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
     except (OSError, ValueError) as error:
         raise IpoConfigError(f"model = {config.model!r}: {str(error).splitlines()[0]}") from error
-    tokens = tokens_of(tokenizer, size, _eos_ids(folder), config.data.think_markers)
+    tokens = tokens_of(tokenizer, size, _eos_ids(folder), think_markers)
     fast = folder / "tokenizer.json"
     tokenizer_sha256 = file_digest(fast) if fast.exists() else None
     return Base(config.model, folder, folder_digest(folder), tokenizer_sha256, tokenizer, tokens)

@@ -1,4 +1,4 @@
-"""The report of a job that trains on pairs: report.json and curves.png."""
+"""The report of a job that trains weights: report.json and curves.png."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,28 @@ from matplotlib.figure import Figure
 
 from train.ipo.job import Job
 
-_PANELS = (("loss", "loss"), ("margin", "reward margin"), ("accuracy", "pairs ranked right"))
+_PANELS = (
+    ("loss", "loss"),
+    ("margin", "reward margin"),
+    ("accuracy", "pairs ranked right"),
+    ("token_accuracy", "tokens guessed right"),
+    ("reward", "reward"),
+    ("kl", "divergence from the reference"),
+    ("length", "tokens of a completion"),
+)
 
 
 def report(
-    job: Job, key: str, stages: Sequence[dict[str, Any]], pairs: dict[str, Any], manifest: dict[str, Any]
+    job: Job, key: str, stages: Sequence[dict[str, Any]], inputs: dict[str, Any], manifest: dict[str, Any]
 ) -> dict[str, Any]:
-    """What report.json holds; the curves' points are in each stage's stage.json."""
+    """What report.json holds; the curves' points are in each stage's stage.json. `inputs`: what was trained on."""
     return {
         "job": job.kind,
         "name": job.config.name,
         "key": key,
         "config": job.config.model_dump(mode="json"),
         "model": {"name": job.base.name, "sha256": job.base.sha256},
-        "pairs": pairs,
+        **inputs,
         "stages": [{name: value for name, value in stage.items() if name != "history"} for stage in stages],
         "seconds": round(sum(stage["seconds"] for stage in stages), 1),
         "tokens": sum(stage["tokens"] for stage in stages),
@@ -36,13 +44,15 @@ def report(
 def plot_curves(stages: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss, margin and accuracy over the updates of all stages, a line where a stage begins."""
 
-    panels = [(key, label) for key, label in _PANELS if any(key in p for s in stages for p in s["history"])]
+    panels = [
+        (key, label) for key, label in _PANELS if any(p.get(key) is not None for s in stages for p in s["history"])
+    ]
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for index, (key, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         offset = 0
         for stage in stages:
-            points = stage["history"]
+            points = [p for p in stage["history"] if p.get(key) is not None]
             axes.plot([offset + p["step"] for p in points], [p[key] for p in points], label=stage["name"])
             offset += stage["updates"]
         axes.set_xlabel("update")

@@ -1,42 +1,41 @@
 """Runs one stage: builds the trainer, goes on from the last checkpoint, saves the weights, says what it cost."""
 
 import gc
-import math
 import resource
 import shutil
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import Trainer
 
 from train.ipo.guards import explained_memory_errors
-from train.ipo.job import Job, Stage
-from train.ipo.model import load_weights, lora_config
+from train.ipo.job import Built, Job, Stage
+from train.ipo.loop import last_checkpoint
 from train.ipo.outputs import read_json, write_json
-from train.ipo.prefix import share_prefixes, sharing_collator, unsupported
 from train.ipo.publish import ADAPTER, check_finite
-from train.ipo.trainer import IPOTrainer, dpo_config, last_checkpoint
 
 _HISTORY = ("step", "epoch", "loss", "learning_rate", "grad_norm", "seconds", "num_tokens")
-_PREFERENCE = {
+# What TRL's trainers call it, and what a history does.
+_METRICS = {
     "rewards/margins": "margin",
     "rewards/accuracies": "accuracy",
     "rewards/chosen": "reward_chosen",
     "rewards/rejected": "reward_rejected",
     "logps/chosen": "logp_chosen",
     "logps/rejected": "logp_rejected",
+    "mean_token_accuracy": "token_accuracy",
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "alike",
+    "kl": "kl",
+    "completions/mean_length": "length",
+    "completions/clipped_ratio": "cut_off",
 }
-
-
-class Built(NamedTuple):
-    trainer: Trainer
-    is_sharing: bool
-    two_rows_because: str | None
+_SUMMARISED = ("loss", "margin", "accuracy", "token_accuracy", "reward", "kl", "length", "cut_off")
 
 
 def run_stage(job: Job, stage: Stage) -> dict[str, Any]:
@@ -55,8 +54,8 @@ def _train(job: Job, stage: Stage) -> None:
     settings = job.config.train
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    with explained_memory_errors(settings.batch_size, settings.gradient_checkpointing):
-        built = _build(job, stage)
+    with explained_memory_errors(settings.batch_size, settings.gradient_checkpointing, job.shorter):
+        built = job.build(job, stage)
         _take_over(built.trainer, job, stage)
         built.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         scores = built.trainer.evaluate() if stage.held_out else {}
@@ -69,76 +68,6 @@ def _train(job: Job, stage: Stage) -> None:
     gc.collect()  # a trainer and its callbacks hold each other, and the next stage loads its own weights
     if job.device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _build(job: Job, stage: Stage) -> Built:
-    settings, is_lora = job.config.train, job.config.train.method == "lora"
-    start = job.base.folder if is_lora or stage.start is None else stage.start
-    model = load_weights(start, job.weights_dtype)
-    reference = None if is_lora else load_weights(job.base.folder, job.weights_dtype)
-    if reference is not None:
-        reference.requires_grad_(False)
-    why = unsupported(model, settings.attention)
-    is_sharing = share_prefixes(model, settings.attention)
-    if reference is not None and is_sharing:
-        share_prefixes(reference, settings.attention)
-    pad_id = _pad_id(job)
-    trainer = IPOTrainer(
-        model=model,
-        ref_model=reference,
-        args=dpo_config(
-            stage.folder,
-            beta=job.loss.beta,
-            sft_weight=job.loss.sft_weight,
-            precompute_ref_log_probs=settings.precompute_reference,
-            **training_arguments(job, stage),
-        ),
-        train_dataset=Dataset.from_list(list(stage.encoded.rows)),
-        eval_dataset=Dataset.from_list(list(stage.held_out.rows)) if stage.held_out else None,
-        processing_class=job.base.tokenizer,
-        data_collator=sharing_collator(pad_id, settings.attention, job.device) if is_sharing else None,
-        peft_config=lora_config(job.config.lora) if is_lora else None,
-    )
-    if settings.precompute_reference:
-        trainer.ref_model = None  # its scores are columns of the rows now
-    return Built(trainer, is_sharing, why)
-
-
-def training_arguments(job: Job, stage: Stage) -> dict[str, Any]:
-    """transformers' arguments that every kind of job shares."""
-    settings = job.config.train
-    per_update = settings.batch_size * settings.accumulation * job.state.num_processes
-    updates = math.ceil(math.ceil(len(stage.encoded.rows) / per_update) * stage.settings.epochs)
-    return {
-        "run_name": f"{job.config.name}-{stage.name}",
-        "num_train_epochs": stage.settings.epochs,
-        "learning_rate": stage.settings.learning_rate,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": round(updates * settings.warmup_ratio),
-        "weight_decay": settings.weight_decay,
-        "max_grad_norm": settings.max_grad_norm,
-        "per_device_train_batch_size": settings.batch_size,
-        "per_device_eval_batch_size": settings.batch_size,
-        "gradient_accumulation_steps": settings.accumulation,
-        "gradient_checkpointing": settings.gradient_checkpointing,
-        "bf16": job.is_bf16,
-        "use_cpu": job.device.type == "cpu",
-        "dataloader_pin_memory": job.device.type == "cuda",
-        "seed": job.config.seed,
-        "logging_steps": 1,
-        "save_strategy": "steps",
-        "save_steps": settings.checkpoint_every,
-        "save_total_limit": 2,  # the older one serves when the newer was not written whole
-        "report_to": list(settings.report_to) or "none",
-        "ddp_find_unused_parameters": False,
-    }
-
-
-def _pad_id(job: Job) -> int:
-    tokenizer = job.base.tokenizer
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return int(tokenizer.pad_token_id)
 
 
 def _take_over(trainer: Trainer, job: Job, stage: Stage) -> None:
@@ -164,9 +93,11 @@ def _summary(built: Built, job: Job, stage: Stage, checkpoint: Path | None) -> d
     seconds, tokens = history[-1]["seconds"], history[-1].get("num_tokens", 0)
     return {
         "name": stage.name,
-        "pairs": len(stage.encoded.rows),
+        job.rows_are: len(stage.encoded.rows),
         "skipped": stage.encoded.skipped,
+        **stage.encoded.counted,
         "updates": built.trainer.state.global_step,
+        "stopped_by": "max_seconds" if built.trainer.state.global_step < built.trainer.state.max_steps else None,
         "seconds": seconds,
         "tokens": tokens,
         "tokens_per_second": round(tokens / max(seconds, 1e-9)),
@@ -187,14 +118,19 @@ def _distribution(trainer: Trainer) -> str:
 
 def _held_out(scores: dict[str, float]) -> dict[str, Any]:
     """What the weights of a stage score on pairs that it has not seen; empty where none were held out."""
-    wanted = {"eval_loss": "loss", "eval_rewards/margins": "margin", "eval_rewards/accuracies": "accuracy"}
+    wanted = {
+        "eval_loss": "loss",
+        "eval_rewards/margins": "margin",
+        "eval_rewards/accuracies": "accuracy",
+        "eval_mean_token_accuracy": "token_accuracy",
+    }
     found = {short: round(scores[name], 5) for name, short in wanted.items() if name in scores}
     return {"held_out": found} if found else {}
 
 
 def _short(entry: dict[str, Any]) -> dict[str, Any]:
     kept = {key: entry[key] for key in _HISTORY if key in entry}
-    return kept | {short: entry[key] for key, short in _PREFERENCE.items() if key in entry}
+    return kept | {short: entry[key] for key, short in _METRICS.items() if key in entry}
 
 
 def _ends(history: list[dict[str, Any]]) -> dict[str, Any]:
@@ -204,7 +140,7 @@ def _ends(history: list[dict[str, Any]]) -> dict[str, Any]:
     def mean(key: str, part: list[dict[str, Any]]) -> float:
         return round(sum(entry[key] for entry in part) / len(part), 5)
 
-    keys = [key for key in ("loss", "margin", "accuracy") if key in history[-1]]
+    keys = [key for key in _SUMMARISED if all(entry.get(key) is not None for entry in history)]
     return {key: {"first": mean(key, history[:count]), "last": mean(key, history[-count:])} for key in keys}
 
 
