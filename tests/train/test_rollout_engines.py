@@ -47,6 +47,19 @@ def test_a_sample_does_not_depend_on_what_is_in_its_batch(local: LocalGenerator)
     assert other != together
 
 
+def test_a_prefix_that_rows_share_is_computed_once(local: LocalGenerator) -> None:
+    one, two, _, _ = requests(12)
+    shared = [one, two, replace(one, seed=7)]
+    seen: list[list[int]] = []
+    hook = local._model.register_forward_pre_hook(
+        lambda _, __, given: seen.append(list(given["input_ids"].shape)), with_kwargs=True
+    )
+    together = local.generate(shared, Sampling())
+    hook.remove()
+    assert seen[:2] == [[2, max(len(one.prefix), len(two.prefix))], [3, 1]]
+    assert together == [local.generate([request], Sampling())[0] for request in shared]
+
+
 def test_each_sample_keeps_its_own_budget_and_says_how_it_ended(local: LocalGenerator) -> None:
     mixed = [replace(request, max_tokens=limit) for request, limit in zip(requests(), (1, 300, 7, 25), strict=True)]
     made = local.generate(mixed, Sampling())
