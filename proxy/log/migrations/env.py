@@ -3,6 +3,7 @@
 from alembic import context
 
 import proxy.access.tables
+import proxy.adapters.tables
 import proxy.review.tables  # noqa: F401 - its tables join the metadata
 from proxy.log.tables import metadata
 
