@@ -112,6 +112,11 @@ class Transcript:
         return self._said.of("answer")
 
     @property
+    def leg_parts(self) -> list[tuple[Channel, str]]:
+        """What the current leg has said so far, in order."""
+        return self._leg.parts
+
+    @property
     def in_reasoning(self) -> bool:
         """Whether the last text was reasoning."""
         return self.last_channel == "reasoning"

@@ -28,6 +28,7 @@ from proxy.log.errors import LogError
 from proxy.meter import StreamMeter
 from proxy.records import Transcript
 from proxy.resumer import Resumer
+from proxy.review.sampling import SampledChoice
 from proxy.shown import Outbox
 from proxy.stops import StopStrings
 from steer.engine import Engine
@@ -88,6 +89,7 @@ class Session:
         hides_reasoning: bool,
         forwards_end: bool,
         forwards_usage: bool,
+        sample: SampledChoice | None = None,
     ) -> None:
         self.engine = engine
         self.finished = anyio.Event()
@@ -107,6 +109,7 @@ class Session:
         self._reveals = reveals_rejected
         self._forwards_end = forwards_end
         self._forwards_usage = forwards_usage
+        self._sample = sample
         self._outbox = Outbox(hides_reasoning=hides_reasoning)
         self._hides_reasoning = hides_reasoning
         self._leg = LegState(0, first_leg, resumer.marker_ids, stops)
@@ -132,6 +135,7 @@ class Session:
                             self.transcript.completion("observed", self.finish_reason, self._leg.tokens)
                         )
                     await self._settle()
+                    self._offer_sample()
                 finally:
                     self._leg.leg.close()
                     self._close_records()
@@ -146,6 +150,12 @@ class Session:
         if self._journal.record is not None:
             outcome: Outcome = "observed" if self.engine.policy.mode == "monitor" else "client_left"
             self._journal.close(self.transcript.completion(outcome, self.finish_reason, self._leg.uncut_tokens))
+
+    def _offer_sample(self) -> None:
+        """Of a choice that nothing halted, and that ended by itself."""
+        is_untouched = self.transcript.record is None and not self._is_refused
+        if self._sample is not None and is_untouched and self.finish_reason not in (None, "error"):
+            self._sample.ended(self.transcript, self._leg.tokens, self.finish_reason)
 
     async def _loop(self) -> None:
         while not self.engine.is_closed or self.engine.num_undecided:
@@ -317,6 +327,8 @@ class Session:
                 return  # of a leg that has been cut
             score = await self._judge.score(segment)
         self.transcript.verdict_ms[segment.segment_id] = self.transcript.now_ms() - started
+        if self._sample is not None:
+            self._sample.scored(segment, score)
         await self._send.send(Verdict(segment.segment_id, score))
 
     async def _observe(self, observe: Observe) -> None:

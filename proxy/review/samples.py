@@ -1,0 +1,93 @@
+"""Samples in the database: written, read, and forgotten once they are old and nobody found anything in them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, select
+
+from proxy.log.rows import microseconds, moment, now_us
+from proxy.log.sql import insert_once
+from proxy.review.decisions import CLEAR, UNJUDGED
+from proxy.review.sample import Sample, SampleText
+from proxy.review.store import ReviewStore
+from proxy.review.tables import review_subjects, reviews, sample_texts, samples
+from steer.record import InterventionRecord
+
+_DAY_US = 86_400_000_000
+# Old samples that a write takes away with it: more than it adds, so that they die out; few, so that it stays short.
+_SWEPT = 8
+_COLUMNS = ("id", "request_id", "choice", "tenant", "mode", "model", "adapter", "policy_hash", "detector_hash")
+
+
+@dataclass(frozen=True, slots=True)
+class SampleKeeper:
+    """Writes samples. `keep_days`: for how long those stay in which nothing was found."""
+
+    store: ReviewStore
+    keep_days: float
+
+    async def keep(self, sample: Sample) -> None:
+        """Write one; some old ones go. Raises LogError."""
+        await self.store.write(lambda connection: self._write(connection, sample))
+
+    def _write(self, connection: Connection, sample: Sample) -> None:
+        put_sample(connection, sample)
+        oldest = now_us() - int(self.keep_days * _DAY_US)
+        old = select(samples.c.id).where(samples.c.state.in_((UNJUDGED, CLEAR)), samples.c.created_us < oldest)
+        connection.execute(samples.delete().where(samples.c.id.in_(old.limit(_SWEPT))))
+
+
+def put_sample(connection: Connection, sample: Sample) -> None:
+    """A sample of the same id is left as it is."""
+    values = {name: getattr(sample, name) for name in (*_COLUMNS, "finish_reason", "state", "max_score")}
+    values |= {"created_us": microseconds(sample.created_at), "segments": len(sample.text.segments)}
+    if insert_once(connection, samples, values):
+        connection.execute(sample_texts.insert(), {"sample_id": sample.id, "body": _body(sample.text)})
+
+
+def read_samples(connection: Connection, ids: Sequence[str]) -> list[Sample]:
+    """Whole, in the order asked for; those that are gone, or whose text is, are left out."""
+    query = select(samples, sample_texts.c.body).join(sample_texts).where(samples.c.id.in_(ids))
+    found = {}
+    for row in connection.execute(query).mappings():
+        fields = {name: row[name] for name in (*_COLUMNS, "finish_reason", "state")}
+        text = SampleText.model_validate_json(row["body"])
+        found[row["id"]] = Sample(created_at=moment(row["created_us"]), text=text, **fields)
+    return [found[id] for id in ids if id in found]
+
+
+def confirmed_misses(
+    connection: Connection, *, after: str | None, limit: int
+) -> tuple[list[InterventionRecord], str | None]:
+    """A page in order of id, and where the next begins: the halts that should have been, at the cues then named."""
+    query = select(samples.c.id).where(samples.c.state == "confirmed").order_by(samples.c.id).limit(limit)
+    if after is not None:
+        query = query.where(samples.c.id > after)
+    ids = list(connection.execute(query).scalars())
+    named = _segments(connection, ids)
+    records = [sample.record(named.get(sample.id)) for sample in read_samples(connection, ids)]
+    return records, ids[-1] if len(ids) == limit else None
+
+
+def _segments(connection: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """The segment that the last of those who confirmed named; a tie-break's before all others."""
+    query = (
+        select(reviews.c.subject_id, reviews.c.segment)
+        .join(review_subjects)
+        .where(reviews.c.subject_id.in_(ids), reviews.c.segment.is_not(None))
+        .where(reviews.c.decision == "confirmed")
+        .order_by(reviews.c.is_final, reviews.c.decided_us)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+def _body(text: SampleText) -> str:
+    """JSON; a lone surrogate, which a client may send as an escape, stays one."""
+    values = text.model_dump(mode="python")
+    try:
+        made = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+        made.encode()
+    except UnicodeEncodeError:
+        made = json.dumps(values, separators=(",", ":"))
+    return made
