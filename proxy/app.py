@@ -17,6 +17,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
+from proxy.access.gate import admission_of
+from proxy.access.opening import open_gate
+from proxy.access.tenants import make_rules
 from proxy.capabilities import Prober
 from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
 from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
@@ -26,21 +29,15 @@ from proxy.log import InterventionLog
 from proxy.measuring import make_metrics, make_page
 from proxy.meter import MeteredLog
 from proxy.responses import send_error, send_json
-from proxy.rules import make_limits, make_policy
+from proxy.rules import make_limits
 from proxy.settings import Settings
 from proxy.think import ThinkMarkers
 from proxy.tokens import load_tokenizer
 from proxy.upstream import UpstreamClient
-from steer.triggers import TriggerPool
 
 logger = logging.getLogger("steer.proxy")
 
-_ROUTES = {
-    "/v1/chat/completions": "POST",
-    "/v1/models": "GET",
-    "/healthz": "GET",
-    "/readyz": "GET",
-}
+_REQUEST_ID = "steer.request_id"
 
 _NOT_STARTED = RequestError(
     503, "the proxy has not started: the server must run its lifespan (uvicorn --lifespan on)", code="not_started"
@@ -53,7 +50,8 @@ class Proxy:
     def __init__(self, services: Services, limits: Limits, max_body_bytes: int) -> None:
         self._services = services
         self._metrics = services.metrics
-        self._routes = _ROUTES if services.metrics_page is None else _ROUTES | {"/metrics": "GET"}
+        self._table = services.gate.table
+        self._guarded = services.gate.around(self._route)
         self._limits = limits
         self._max_body_bytes = max_body_bytes
 
@@ -62,7 +60,7 @@ class Proxy:
         request_id = f"req-{uuid.uuid4().hex}"
         tracked = _TrackedSend(send)
         try:
-            await self._route(scope, receive, tracked, request_id)
+            await self._guarded({**scope, _REQUEST_ID: request_id}, receive, tracked)
         except (RequestError, UpstreamError) as error:
             if isinstance(error, UpstreamError):
                 self._metrics.upstream_errors.labels("answer").inc()
@@ -76,18 +74,13 @@ class Proxy:
             )
             await self._fail(tracked, internal, request_id)
         finally:
-            route = scope["path"] if scope["path"] in self._routes else "other"
+            route = self._table.label(scope["path"])
             self._metrics.requests.labels(route, tracked.status or "none").inc()
 
-    async def _route(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
-        path, method = scope["path"], scope["method"]
-        allowed = self._routes.get(path)
-        if allowed is None:
-            served = ", ".join(self._routes)
-            raise RequestError(404, f"no such path: {path}. This proxy serves {served}", code="not_found")
-        if method != allowed and not (method == "HEAD" and allowed == "GET"):
-            raise RequestError(405, f"{path} takes {allowed}, not {method}", code="method_not_allowed", allow=allowed)
-        match path:
+    async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the gate has let in; every path here is in its table."""
+        request_id = scope[_REQUEST_ID]
+        match scope["path"]:
             case "/healthz":
                 await send_json(send, 200, b'{"status":"ok"}')
             case "/readyz":
@@ -97,20 +90,26 @@ class Proxy:
                 await send_json(send, 200, body, {"x-request-id": request_id})
             case "/metrics" if self._services.metrics_page is not None:
                 await self._services.metrics_page.answer(scope, send)
-            case _:
+            case "/v1/chat/completions":
                 with self._metrics.in_flight.track_inprogress():
                     await self._chat(scope, receive, send, request_id)
+            case path:
+                raise AssertionError(f"{path} is in the table of routes, and nothing serves it")
 
     async def _ready(self, send: Send) -> None:
-        """Ready: the engine answers with a model list, so a request has somewhere to go."""
+        """Ready: the engine answers with a model list, so a request has somewhere to go. Anybody may ask: where keys
+        are asked for, no more than that is said."""
+        is_terse = self._services.gate.asks
         try:
             with anyio.fail_after(5):
                 models = await self._services.prober.models({})
         except (UpstreamError, TimeoutError) as error:
             reason = str(error) or "the upstream did not answer within 5 s"
-            await send_json(send, 503, json.dumps({"status": "not ready", "reason": reason}).encode())
+            told = {} if is_terse else {"reason": reason}
+            await send_json(send, 503, json.dumps({"status": "not ready", **told}).encode())
             return
-        await send_json(send, 200, json.dumps({"status": "ready", "models": sorted(models)}).encode())
+        shown = {} if is_terse else {"models": sorted(models)}
+        await send_json(send, 200, json.dumps({"status": "ready", **shown}).encode())
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         started = now()
@@ -124,6 +123,7 @@ class Proxy:
         capabilities = await self._services.prober.of(str(request.body["model"]), headers)
         exchange = Exchange(
             services=self._services,
+            admission=admission_of(scope),
             request=request,
             request_id=request_id,
             headers=headers,
@@ -138,8 +138,8 @@ class Proxy:
         """An HTTP error before the first byte; after it, nothing but cutting the connection is honest."""
         if not send.has_started:
             headers = {"x-request-id": request_id}
-            if isinstance(error, RequestError) and error.allow is not None:
-                headers["allow"] = error.allow
+            if isinstance(error, RequestError):
+                headers |= error.headers
             await send_error(send, error, headers)
             return
         raise error
@@ -212,15 +212,14 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
                 max_connections=upstream.max_connections,
             )
         )
-        policy = make_policy(settings, artifact)
-        metrics = make_metrics(settings, policy, artifact)
+        gate = stack.enter_context(open_gate(settings, artifact))
+        metrics = make_metrics(settings, make_rules(settings, artifact, {}).policy, artifact)
         yield Services(
             client=client,
             prober=Prober(client, markers, tokenizer),
             scorer=scorer,
             log=MeteredLog(log, metrics),
-            policy=policy,
-            triggers=TriggerPool(settings.policy.triggers) if settings.policy.triggers else TriggerPool(),
+            gate=gate,
             markers=markers,
             detector_hash="external" if artifact is None else artifact.digest,
             reveals_rejected=settings.policy.reveal_rejected,

@@ -9,7 +9,8 @@ a valid end of the stream.
 import json
 import logging
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,6 +18,7 @@ import anyio
 from starlette.types import Receive, Scope, Send
 
 from detector.context import Message
+from proxy.access.gate import Admission, Gate
 from proxy.bodies import BodyCollector, merged_usage
 from proxy.capabilities import Capabilities, Prober
 from proxy.client import CLIENT_TIMEOUT_S, Answered, ClientStuck, StreamWriter, run_until_client_leaves
@@ -38,8 +40,6 @@ from proxy.stops import StopStrings
 from proxy.think import ThinkMarkers, ThinkSplitter
 from proxy.upstream import UpstreamClient
 from steer.engine import Engine
-from steer.policy import Policy
-from steer.triggers import TriggerPool
 
 logger = logging.getLogger("steer.proxy")
 
@@ -52,8 +52,7 @@ class Services:
     prober: Prober
     scorer: Scorer
     log: Log
-    policy: Policy
-    triggers: TriggerPool
+    gate: Gate
     markers: ThinkMarkers
     detector_hash: str
     reveals_rejected: bool
@@ -66,6 +65,7 @@ class Exchange:
     """One request being served."""
 
     services: Services
+    admission: Admission
     request: ChatRequest
     request_id: str
     headers: Mapping[str, str]
@@ -79,8 +79,8 @@ class Exchange:
         services, request = self.services, self.request
         resumer = Resumer(services.client, self.capabilities, services.markers, request, self.headers, choice)
         engine = Engine(
-            services.policy,
-            services.triggers,
+            self.admission.rules.policy,
+            self.admission.rules.triggers,
             self.seed + choice,
             can_resume=resumer.can_resume,
             watch_answer=request.hide_reasoning,
@@ -94,7 +94,13 @@ class Exchange:
             ),
             resumer=resumer,
             transcript=Transcript(self._origin(choice), self._context_messages(), self.started),
-            meter=StreamMeter(services.scorer, services.metrics, choice=choice, streams=request.stream),
+            meter=StreamMeter(
+                services.scorer,
+                services.metrics,
+                choice=choice,
+                streams=request.stream,
+                threshold=self.admission.rules.policy.threshold,
+            ),
             log=services.log,
             show=show,
             stops=StopStrings(request.stop, include=bool(request.body.get("include_stop_str_in_output"))),
@@ -104,6 +110,11 @@ class Exchange:
             forwards_end=request.stream,
             forwards_usage=request.stream and request.n == 1,
         )
+
+    def spend(self, sessions: list[Session]) -> None:
+        """Tell the gate what the request has used, discarded tokens too: the engine has generated them."""
+        prompt = len(sessions[0].transcript.prompt_ids or ())
+        self.admission.spend_tokens(prompt + sum(session.generated_tokens for session in sessions))
 
     def leg(self, choice: int) -> ChatLeg | BodyLeg:
         """The first leg of one choice, not opened yet."""
@@ -121,7 +132,7 @@ class Exchange:
                 ids_as_null=capabilities.ids_as_null,
                 keep_ids=keep_ids,
                 is_open=is_open,
-                withholds_unread=self.services.policy.mode != "monitor",
+                withholds_unread=self.admission.rules.policy.mode != "monitor",
                 relabel=partial(self.relabel.chunk, index=choice) if request.n > 1 else None,
             )
             return ChatLeg(target, reader)
@@ -130,11 +141,11 @@ class Exchange:
             lambda ids: ThinkSplitter(markers, "reasoning" if is_open(ids) else "start"),
             ids_as_null=capabilities.ids_as_null,
             keep_ids=keep_ids,
-            withholds_unread=self.services.policy.mode != "monitor",
+            withholds_unread=self.admission.rules.policy.mode != "monitor",
         )
 
     def _origin(self, choice: int) -> Origin:
-        body, policy = self.request.body, self.services.policy
+        body, policy = self.request.body, self.admission.rules.policy
         sampled = (
             "temperature",
             "top_p",
@@ -148,7 +159,7 @@ class Exchange:
         return Origin(
             request_id=self.request_id,
             choice=choice,
-            tenant="default",
+            tenant=self.admission.identity.tenant,
             model=str(body["model"]),
             mode=policy.mode,
             policy_hash=policy.digest(),
@@ -188,6 +199,20 @@ async def open_legs(exchange: Exchange) -> list[ChatLeg | BodyLeg]:
     return legs
 
 
+@asynccontextmanager
+async def run_all(exchange: Exchange, sessions: list[Session]) -> AsyncIterator[None]:
+    """Runs the sessions of a request; the block begins once all of them have finished what their clients see."""
+    try:
+        async with anyio.create_task_group() as tasks:
+            for session in sessions:
+                tasks.start_soon(session.run)
+            for session in sessions:
+                await session.finished.wait()
+            yield
+    finally:
+        exchange.spend(sessions)
+
+
 async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     """Serve a streamed request whose body has been checked. Raises before the first byte only."""
     headers = [
@@ -201,11 +226,7 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     async def work(answered: Answered) -> None:
         legs = await open_legs(exchange)
         sessions = [exchange.session(choice, leg, writer.event) for choice, leg in enumerate(legs)]
-        async with anyio.create_task_group() as tasks:
-            for session in sessions:
-                tasks.start_soon(session.run)
-            for session in sessions:
-                await session.finished.wait()
+        async with run_all(exchange, sessions):
             answered.is_complete = True
             await _end_stream(exchange, sessions, writer)
 
@@ -251,11 +272,7 @@ async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> Non
             exchange.session(choice, leg, collector.add)
             for choice, (leg, collector) in enumerate(zip(legs, collectors, strict=True))
         ]
-        async with anyio.create_task_group() as tasks:
-            for session in sessions:
-                tasks.start_soon(session.run)
-            for session in sessions:
-                await session.finished.wait()
+        async with run_all(exchange, sessions):
             headers: MutableMapping[str, str] = {"x-request-id": exchange.request_id}
             failed = next((session.error for session in sessions if session.finish_reason == "error"), None)
             if failed is not None:

@@ -7,6 +7,7 @@ ProxyError
     └── UpstreamStatusError  the engine answered with an error status; its body goes to the client as it is
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 ErrorType = Literal[
@@ -37,7 +38,7 @@ class ConfigError(ProxyError):
 class RequestError(ProxyError):
     """A request that is refused. `param` names the field (None: the request as a whole), `code` is for programs.
 
-    `allow`: the method that the path takes, for status 405.
+    `headers` go out with the answer.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class RequestError(ProxyError):
         message: str,
         param: str | None = None,
         code: str | None = None,
-        allow: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.allow = allow
+        self.headers = dict(headers or {})
         self.status = status
         self.message = message
         self.param = param

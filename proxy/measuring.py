@@ -1,12 +1,12 @@
 """What is measured, as the settings say: the process's metrics, what drift is compared with, and who may look."""
 
-import ipaddress
 import logging
 
 from detector.artifact import Artifact
 from detector.drift import DriftMonitor, Reference
 from detector.drift_reference import find_reference
 from detector.errors import ArtifactError, InputError
+from proxy.addresses import is_loopback
 from proxy.errors import ConfigError
 from proxy.log import InterventionLog
 from proxy.metrics import Metrics
@@ -41,10 +41,9 @@ def make_page(settings: Settings, metrics: Metrics, log: InterventionLog) -> Met
     if not settings.metrics.enabled:
         return None
     token = settings.metrics.token
-    is_open = _is_loopback(settings.server.host)
-    if token is None and not is_open:
-        logger.warning("/metrics answers 403 beyond loopback: set metrics.token, or metrics.enabled = false")
-    return MetricsPage(metrics, log, None if token is None else token.get_secret_value(), is_open=is_open)
+    if token is None and not is_loopback(settings.server.host):
+        logger.warning("beyond loopback /metrics asks for an operator's key: make one, or set metrics.token")
+    return MetricsPage(metrics, log, None if token is None else token.get_secret_value())
 
 
 def _reference(name: str, artifact: Artifact) -> Reference | None:
@@ -52,10 +51,3 @@ def _reference(name: str, artifact: Artifact) -> Reference | None:
         return find_reference(name, artifact)
     except (ArtifactError, InputError) as error:
         raise ConfigError(f"metrics.drift_reference: {error}; or say ordinary, or all") from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -23,12 +23,14 @@ _MAX_OPEN = 10_000
 class StreamMeter:
     """One choice: a detector (`proxy.judge.Scorer`) that measures, and the moments that a session tells it of."""
 
-    def __init__(self, scorer: Scorer, metrics: Metrics, *, choice: int, streams: bool) -> None:
+    def __init__(self, scorer: Scorer, metrics: Metrics, *, choice: int, streams: bool, threshold: float = 1.0) -> None:
+        """`threshold`: where the stream is halted. One that is halted earlier than the reference's is not compared."""
         self._scorer = scorer
         self._metrics = metrics
         self._streams = streams
         # Choices of one request resemble each other: one of them stands for all where traffic is compared.
-        self._trace = metrics.drift.trace() if metrics.drift is not None and choice == 0 else None
+        is_compared = metrics.drift is not None and choice == 0 and threshold >= metrics.drift.reference.stop
+        self._trace = metrics.drift.trace() if metrics.drift is not None and is_compared else None
         self._counts_request = choice == 0
         self._text_came: float | None = None
         self._is_shown = False

@@ -1,7 +1,8 @@
 """`GET /metrics`: who may look, and the page.
 
 On the proxy's own port, as engines do. It holds counts and times, no text; still it tells how much traffic there is and
-what it is like, so that beyond loopback it is shown to nobody without `metrics.token`.
+what it is like, so that it is shown for an operator's key or for `metrics.token`, and freely to this machine alone as
+long as no keys are asked for.
 """
 
 import os
@@ -16,6 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from starlette.types import Scope, Send
 
+from proxy.access.identity import LOCAL, Identity, identity_of
 from proxy.errors import RequestError
 from proxy.log import InterventionLog
 from proxy.log.errors import LogError
@@ -29,19 +31,18 @@ _LIVE_FILE = re.compile(r"gauge_live[a-z]*_(\d+)\.db$")
 
 
 class MetricsPage:
-    """The page of one process. `token` None: none is asked for; `is_open` False: then nobody is shown anything."""
+    """The page of one process. `token` None: the page has none of its own."""
 
-    def __init__(self, metrics: Metrics, log: InterventionLog, token: str | None, *, is_open: bool) -> None:
+    def __init__(self, metrics: Metrics, log: InterventionLog, token: str | None) -> None:
         self._metrics = metrics
         self._log = log
         self._token = token
-        self._is_open = is_open
         self._reviews_at = -_REVIEWS_EVERY_S
 
     async def answer(self, scope: Scope, send: Send) -> None:
         """One look. Raises RequestError 401 or 403."""
         headers = dict(scope["headers"])
-        self._check(headers.get(b"authorization", b""))
+        self._check(identity_of(scope), headers.get(b"authorization", b""))
         await self._count_reviews()
         accept = headers.get(b"accept", b"").decode("latin-1")
         body, kind = await anyio.to_thread.run_sync(self._render, accept)
@@ -49,16 +50,24 @@ class MetricsPage:
         await send({"type": "http.response.start", "status": 200, "headers": fields})
         await send({"type": "http.response.body", "body": body})
 
-    def _check(self, authorization: bytes) -> None:
+    def _check(self, identity: Identity, authorization: bytes) -> None:
+        if identity.key_id is not None:
+            return  # the gate has looked at its role
         if self._token is None:
-            if not self._is_open:
+            if identity != LOCAL:
                 raise RequestError(
-                    403, "metrics are not shown beyond this machine without a key: set metrics.token", code="forbidden"
+                    403,
+                    "metrics are shown for an operator's key, or for metrics.token where that is set",
+                    code="forbidden",
                 )
             return
         kind, _, given = authorization.partition(b" ")
         if kind.lower() != b"bearer" or not secrets.compare_digest(given.strip(), self._token.encode()):
-            raise RequestError(401, "metrics ask for `Authorization: Bearer` with metrics.token", code="unauthorized")
+            raise RequestError(
+                401,
+                "metrics ask for `Authorization: Bearer` with metrics.token or an operator's key",
+                code="unauthorized",
+            )
 
     async def _count_reviews(self) -> None:
         if time.monotonic() - self._reviews_at < _REVIEWS_EVERY_S:

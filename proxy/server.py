@@ -4,7 +4,6 @@ The socket is bound here, before any worker starts, so that a taken port is one 
 every connection by the event loop's own transport.
 """
 
-import ipaddress
 import logging
 import os
 import socket
@@ -17,6 +16,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from detector.errors import ArtifactError
+from proxy.access.opening import check_exposure
 from proxy.app import create_app, open_services
 from proxy.errors import ConfigError
 from proxy.log.errors import LogError
@@ -25,20 +25,6 @@ from proxy.settings import SETTINGS_VARIABLE, Settings, dump_settings, restore_s
 
 # A stopping server gives running streams this long; then their records are completed as interrupted.
 GRACEFUL_SHUTDOWN_S = 20
-
-
-def check_exposure(settings: Settings) -> None:
-    """Raises ConfigError for an address beyond loopback that was not asked for outright."""
-    host = settings.server.host
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_loopback = False
-    if not is_loopback and not settings.server.allow_remote:
-        raise ConfigError(
-            f"server.host: {host} is reachable from other machines, and this proxy checks no keys. Use 127.0.0.1, "
-            "or set server.allow_remote = true once something in front of it authenticates callers"
-        )
 
 
 def bind(host: str, port: int) -> socket.socket:

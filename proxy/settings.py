@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.errors import ConfigError
@@ -24,11 +24,16 @@ from steer.triggers import Trigger
 SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
 
 
+# What people who choose a secret themselves must at least do: 16 hex digits of a random source are 64 bits.
+MIN_TOKEN_CHARS = 16
+_MIN_DIFFERENT_CHARS = 8
+
 _PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*(@)")
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A value that is refused may be a secret: messages name the setting alone.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class ServerSettings(_Section):
@@ -36,7 +41,7 @@ class ServerSettings(_Section):
 
     host: str = Field("127.0.0.1", description="address to listen on; beyond loopback only with allow_remote")
     port: int = Field(8080, ge=0, le=65535, description="TCP port; 0 picks a free one")
-    allow_remote: bool = Field(False, description="listen beyond loopback; put your own authentication in front")
+    allow_remote: bool = Field(False, description="listen beyond loopback; needs a key, or access.required = never")
     workers: int = Field(1, ge=1, le=64, description="processes, each with a detector of its own")
     max_body_bytes: int = Field(8 << 20, ge=1024, description="largest request body, bytes")
 
@@ -99,12 +104,30 @@ class LogSettings(_Section):
     url: str = Field("sqlite:///steer.sqlite", description="SQLAlchemy URL: sqlite:///file or postgresql+psycopg://…")
 
 
+class AccessSettings(_Section):
+    """Who may call, and how much. Keys and tenants are in the log's database: docs/access.md."""
+
+    required: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="ask for keys; auto: beyond loopback, and on it once one was made; never: something in front does",
+    )
+    offline_s: float = Field(
+        600.0, ge=0, description="known keys go on for so long while the database can't be asked, seconds"
+    )
+    failures_per_minute: int = Field(30, ge=1, description="wrong keys per address, then 429")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="of a tenant without a limit of its own, per process; unset: no limit"
+    )
+    tokens_per_minute: int | None = Field(None, ge=1, description="likewise, prompt and generated tokens")
+    max_concurrent: int | None = Field(None, ge=1, description="likewise, requests at a time")
+
+
 class MetricsSettings(_Section):
     """Figures for Prometheus, at `/metrics`."""
 
     enabled: bool = Field(True, description="serve /metrics on the proxy's own port")
     token: SecretStr | None = Field(
-        None, description="bearer token that /metrics asks for; without one nothing is shown beyond loopback"
+        None, description="bearer token of /metrics, 16 characters or more; an operator's key does as well"
     )
     drift_reference: str = Field(
         "ordinary",
@@ -114,6 +137,16 @@ class MetricsSettings(_Section):
     drift_window_traces: int = Field(
         500, ge=50, description="traces between two statements about drift, per process; a day at most"
     )
+
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, token: SecretStr | None) -> SecretStr | None:
+        if token is not None and is_weak(token.get_secret_value()):
+            raise ValueError(
+                f"too weak: {MIN_TOKEN_CHARS} random characters or more, e.g. of `openssl rand -hex 16` (or leave it "
+                "out, and give the scraper an operator's key)"
+            )
+        return token
 
 
 class LimitSettings(_Section):
@@ -132,6 +165,7 @@ class Settings(BaseSettings):
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
+        hide_input_in_errors=True,
         nested_model_default_partial_update=True,
     )
 
@@ -141,6 +175,7 @@ class Settings(BaseSettings):
     detector: DetectorSettings = DetectorSettings()
     log: LogSettings = LogSettings()
     limits: LimitSettings = LimitSettings()
+    access: AccessSettings = AccessSettings()
     metrics: MetricsSettings = MetricsSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
@@ -160,6 +195,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over what the file gave, which arrives as init values."""
         return (env_settings, init_settings)
+
+
+def is_weak(token: str) -> bool:
+    """Whether a secret that somebody chose can be guessed: short, or of few different characters."""
+    return len(token) < MIN_TOKEN_CHARS or len(set(token)) < _MIN_DIFFERENT_CHARS
 
 
 def load_settings(path: Path | None, overrides: dict[str, dict[str, Any]] | None = None) -> Settings:

@@ -48,6 +48,11 @@ def id_of(text: str) -> str | None:
     return key_id if dash and secret and key_id.isalnum() else None
 
 
+def looks_like_ours(text: str) -> bool:
+    """Whether it was meant to be a key of ours."""
+    return text.startswith(PREFIX)
+
+
 def is_same(text: str, digest: str | None) -> bool:
     """Whether the key has this digest, in the same time whatever the answer. None: there is no such key."""
     return secrets.compare_digest(digest_of(text), digest or _NOBODYS_DIGEST) and digest is not None

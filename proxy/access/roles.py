@@ -94,6 +94,15 @@ class RouteTable:
     def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
         self._routes = [(route.pattern, route) for route in routes]
 
+    @property
+    def served(self) -> str:
+        """The paths, for people."""
+        return ", ".join(dict.fromkeys(route.path for _, route in self._routes))
+
+    def label(self, path: str) -> str:
+        """A bounded name of the path for metrics: its row's, or "other"."""
+        return next((route.path for route in self.at(path).values()), "other")
+
     def at(self, path: str) -> dict[str, Route]:
         """The routes of a path by method; empty: there is no such path. An exact path wins over a pattern."""
         found = [route for pattern, route in self._routes if pattern.match(path)]

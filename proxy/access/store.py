@@ -84,8 +84,8 @@ class AccessStore:
             version = connection.execute(select(access_version.c.version)).scalar_one()
             if version == known:
                 return None
-            found_keys = [Key.of(row) for row in connection.execute(select(keys)).mappings()]
-            found = [Tenant.of(row) for row in connection.execute(select(tenants)).mappings()]
+            found_keys = [Key.of(dict(row)) for row in connection.execute(select(keys)).mappings()]
+            found = [Tenant.of(dict(row)) for row in connection.execute(select(tenants)).mappings()]
         return Content(
             version,
             {key.id: key for key in found_keys},
@@ -212,7 +212,7 @@ def _key(connection: Connection, key_id: str) -> Key:
     row = connection.execute(select(keys).where(keys.c.id == key_id)).mappings().first()
     if row is None:
         raise UnknownKey(f"no key has the id {key_id}: `steer keys list` shows all (an id is what follows sk-steer-)")
-    return Key.of(row)
+    return Key.of(dict(row))
 
 
 def _insert_key(connection: Connection, key: Key) -> None:

@@ -11,7 +11,6 @@ Rules: answers of the demo carry a strict content security policy; a request mus
 that no foreign page can read the log through a rebound name. Only the demo has these routes.
 """
 
-import ipaddress
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import anyio.to_thread
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from proxy.addresses import host_of, is_loopback
 from proxy.demo.evidence import evidence_of
 from proxy.demo.examples import MAX_TOKENS, TEMPERATURE, Example
 from proxy.demo.unsteered import unsteered
@@ -141,20 +141,8 @@ def _check_method(path: str, method: str, allowed: str) -> None:
 
 
 def _check_host(scope: Scope) -> None:
-    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-    name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-    if not is_loopback(name.strip("[]")):
+    if not is_loopback(host_of(scope)):
         raise RequestError(421, "the demo answers on this machine alone: open http://127.0.0.1", code="wrong_host")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only mean this machine."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 async def _send_guarded(send: Send, message: Message) -> None:

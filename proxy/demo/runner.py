@@ -17,8 +17,9 @@ from typing import Any
 import anyio
 from starlette.types import ASGIApp
 
+from proxy.addresses import is_loopback
 from proxy.app import create_app
-from proxy.demo.app import DemoApp, is_loopback
+from proxy.demo.app import DemoApp
 from proxy.demo.errors import DemoError
 from proxy.demo.examples import PLACEHOLDER, Example, load_examples
 from proxy.demo.serving import serving

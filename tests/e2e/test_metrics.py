@@ -29,6 +29,7 @@ from tests.e2e.harness import CUE, RunningProxy, TableScorer, running_proxy
 from tests.e2e.test_process import HALTS, Serve, read_until, serve, upstream  # noqa: F401 - fixtures
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_chat
 
+SESAME = "open-sesame-of-forty-thieves"
 HALTING = Script(Trace(f"\nOkay. {CUE} here. More.\n", "\n\nBad."))
 
 Figures = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -129,12 +130,12 @@ def test_labels_that_operators_choose_are_bounded() -> None:
 
 
 async def test_the_page_asks_for_its_token_and_says_so(tmp_path: Path) -> None:
-    async with ScriptedUpstream() as engine, running_proxy(engine.url, tmp_path, metrics={"token": "sesame"}) as proxy:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic sesame"}):
+    async with ScriptedUpstream() as engine, running_proxy(engine.url, tmp_path, metrics={"token": SESAME}) as proxy:
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {SESAME}"}):
             reply = await proxy.get("/metrics", headers=headers)
             assert reply.status == 401
             assert b"metrics.token" in reply.raw
-        await look(proxy, Authorization="Bearer sesame")
+        await look(proxy, Authorization=f"Bearer {SESAME}")
 
 
 async def test_beyond_loopback_nothing_is_shown_without_a_token(tmp_path: Path) -> None:
@@ -147,9 +148,9 @@ async def test_beyond_loopback_nothing_is_shown_without_a_token(tmp_path: Path) 
     folder.mkdir()
     async with (
         ScriptedUpstream() as engine,
-        running_proxy(engine.url, folder, metrics={"token": "sesame"}, **remote) as proxy,
+        running_proxy(engine.url, folder, metrics={"token": SESAME}, **remote) as proxy,
     ):
-        await look(proxy, Authorization="bearer sesame")
+        await look(proxy, Authorization=f"bearer {SESAME}")
 
 
 async def test_a_page_that_is_turned_off_does_not_exist(tmp_path: Path) -> None:
@@ -166,11 +167,11 @@ async def test_only_reading_is_allowed(tmp_path: Path) -> None:
 
 
 def test_the_token_is_masked_when_shown_and_kept_for_workers() -> None:
-    settings = Settings.model_validate({"metrics": {"token": "sesame"}})
-    assert "sesame" not in settings.shown()
+    settings = Settings.model_validate({"metrics": {"token": SESAME}})
+    assert SESAME not in settings.shown()
     restored = restore_settings(dump_settings(settings)).metrics.token
     assert restored is not None
-    assert restored.get_secret_value() == "sesame"
+    assert restored.get_secret_value() == SESAME
 
 
 # -- drift ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,146 @@
+"""What one process knows of keys and tenants: a snapshot in memory, brought up to date by a thread.
+
+Requests never wait for the database to be let in. The thread looks at `access_version` every REFRESH_S, so that a
+revoked key is refused everywhere within a few seconds. Where the database can't be asked, the snapshot ages: after
+CURRENT_S what is not in it can't be called wrong any more (503, not 401), and after `offline_s` it is not believed at
+all. A thread, not a task: it may block in a driver for as long as that hangs, and a busy event loop can't delay it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from proxy.access.model import DEFAULT, Key, Tenant
+from proxy.access.store import AccessStore, Content
+from proxy.access.tenants import Rules
+from proxy.errors import ConfigError
+from proxy.log.errors import LogError
+from proxy.log.rows import now_us
+
+logger = logging.getLogger("steer.access")
+
+# A change is seen everywhere within 5 s: this, one read, and as much again to spare.
+REFRESH_S = 2.0
+CURRENT_S = 5.0
+# A wrong key is looked for in the database before it is called wrong (it may be new), but not more often than this,
+# whoever sends how many.
+_MISSES_EVERY_S = 0.5
+_MISS_WAIT_S = 2.0
+# "Last used" is for people who look for keys that nobody needs: minutes are exact enough, and cheap.
+_USED_EVERY_S = 60.0
+
+MakeRules = Callable[[Mapping[str, Any]], Rules]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Keys and tenants as they were at `read_at` (monotonic seconds). A tenant without rules has an unusable policy."""
+
+    read_at: float = -float("inf")
+    version: int | None = None
+    keys: Mapping[str, Key] = field(default_factory=dict)
+    tenants: Mapping[str, Tenant] = field(default_factory=lambda: {DEFAULT.name: DEFAULT})
+    rules: Mapping[str, Rules] = field(default_factory=dict)
+
+
+class Directory:
+    """The snapshot of one process. Start it with `with`; leaving ends the thread."""
+
+    def __init__(self, store: AccessStore, make_rules: MakeRules, refresh_s: float = REFRESH_S) -> None:
+        self._store = store
+        self._make_rules = make_rules
+        self._refresh_s = refresh_s
+        self._snapshot = Snapshot()
+        self._reading = threading.Lock()
+        self._is_reachable = True
+        self._missed_at = -_MISSES_EVERY_S
+        self._used_us: dict[str, int] = {}
+        self._used_at = time.monotonic()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="steer-access", daemon=True)
+
+    def __enter__(self) -> "Directory":
+        """Reads once. Raises LogError: a process must not start without knowing whom it may serve."""
+        self._read()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._closing.set()
+        self._thread.join(self._refresh_s)  # a daemon: one that hangs in a driver does not keep the process alive
+        self._note_used()
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is known now."""
+        return self._snapshot
+
+    @property
+    def age_s(self) -> float:
+        """How long ago the database last confirmed the snapshot."""
+        return time.monotonic() - self._snapshot.read_at
+
+    async def look_again(self) -> None:
+        """Ask the database now, for a key that is not known; returns at once where others have just asked."""
+        if time.monotonic() - self._missed_at < _MISSES_EVERY_S:
+            return
+        self._missed_at = time.monotonic()
+        with anyio.move_on_after(_MISS_WAIT_S):
+            await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
+
+    def used(self, key: Key) -> None:
+        """A key let somebody in."""
+        self._used_us[key.id] = now_us()
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._refresh_s):
+            self._refresh()
+            if time.monotonic() - self._used_at >= _USED_EVERY_S:
+                self._note_used()
+
+    def _refresh(self) -> None:
+        try:
+            self._read()
+        except LogError as error:
+            if self._is_reachable:
+                logger.error("keys can't be read, those that are known go on: %s", error)
+            self._is_reachable = False
+        else:
+            if not self._is_reachable:
+                logger.info("keys can be read again")
+            self._is_reachable = True
+
+    def _read(self) -> None:
+        with self._reading:
+            asked_at = time.monotonic()
+            known = self._snapshot
+            content = self._store.content(known.version)
+            if content is None:
+                self._snapshot = Snapshot(asked_at, known.version, known.keys, known.tenants, known.rules)
+            else:
+                self._snapshot = self._snapshot_of(content, asked_at)
+
+    def _snapshot_of(self, content: Content, asked_at: float) -> Snapshot:
+        rules: dict[str, Rules] = {}
+        for tenant in content.tenants.values():
+            try:
+                rules[tenant.name] = self._make_rules(tenant.policy)
+            except ConfigError as error:
+                logger.error("tenant %s is not served, its policy can't be used here: %s", tenant.name, error)
+        return Snapshot(asked_at, content.version, content.keys, content.tenants, rules)
+
+    def _note_used(self) -> None:
+        self._used_at = time.monotonic()
+        used, self._used_us = self._used_us, {}
+        if not used:
+            return
+        try:
+            self._store.mark_used(used)
+        except LogError as error:
+            logger.warning("when keys were last used can't be noted: %s", error)

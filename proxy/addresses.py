@@ -1,0 +1,37 @@
+"""Which hosts and requests are of this machine alone."""
+
+import ipaddress
+
+from starlette.types import Scope
+
+# What reverse proxies add: the request is somebody else's, whoever hands it over.
+_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address can only mean this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(scope: Scope) -> str:
+    """The name that the request calls its host by, without the port."""
+    host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+    return (host if host.endswith("]") else host.rsplit(":", 1)[0]).strip("[]")
+
+
+def address_of(scope: Scope) -> str:
+    """Where the request comes from."""
+    client = scope.get("client")
+    return str(client[0]) if client else "unknown"
+
+
+def is_of_this_machine(scope: Scope) -> bool:
+    """Sent from here, to here by name, and on nobody else's behalf.
+
+    A reverse proxy makes every caller a neighbour, and a web page can have a browser call a name that leads here.
+    """
+    is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+    return not is_forwarded and is_loopback(address_of(scope)) and is_loopback(host_of(scope))
