@@ -1,0 +1,188 @@
+"""Who gets which version: the routes as this process last saw them, and what it has served since it last told.
+
+Rules kept here
+- One request stays on the version that it was given, resumes included; so does its conversation while the route stays.
+- A version is counted as used from the choice to the end of the stream, so that none is unloaded under one.
+- A version that the engine no longer knows is out at once, and the request goes to the next best.
+- A conversation counts once an episode: who repeats one request a thousand times is one witness.
+- Clients ask for aliases. The engine's own names of versions are not theirs to choose from.
+Everything happens in one event loop; nothing here blocks.
+"""
+
+import json
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from proxy.adapters.watch import Side
+from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
+from proxy.guard import ChatRequest
+from steer.adapter import Choice, Route, Traffic, choose, conversation_key
+
+logger = logging.getLogger("steer.proxy")
+
+# Conversations remembered as counted, of the latest episodes; beyond, the oldest may be counted a second time.
+_MAX_SEEN = 50_000
+
+
+class Ended(Protocol):
+    """What a stream tells when it is over (`proxy.session.Session`)."""
+
+    @property
+    def was_halted(self) -> bool:
+        """Whether a cue was found in it."""
+
+    @property
+    def error(self) -> UpstreamError | None:
+        """What broke it."""
+
+
+@dataclass(slots=True)
+class Routed:
+    """One request on its way. `base_model` and `adapter` are what records say; `streams` is filled by the server."""
+
+    base_model: str
+    adapter: str | None = None
+    streams: list[Ended] = field(default_factory=list)
+
+
+Serve = Callable[[ChatRequest, Routed], Awaitable[None]]
+
+
+class Router:
+    """One a process. `update` brings the routes; `choose` to `serve` use them; `take` hands over what was counted."""
+
+    def __init__(self) -> None:
+        self._routes: Mapping[str, Route] = {}
+        self._versions: frozenset[str] = frozenset()
+        self._loaded: frozenset[str] = frozenset()
+        self._streams: Counter[str] = Counter()
+        self._counts: dict[int, dict[Side, Traffic]] = {}
+        self._seen: OrderedDict[tuple[int, str], None] = OrderedDict()
+
+    @property
+    def streams(self) -> dict[str, int]:
+        """Streams in work by version."""
+        return dict(+self._streams)
+
+    def update(self, routes: Sequence[Route], versions: frozenset[str]) -> None:
+        """The routes as the database has them, and every version that there ever was."""
+        self._routes = {route.alias: route for route in routes}
+        self._versions = versions
+
+    def engine_holds(self, loaded: frozenset[str]) -> None:
+        """What every engine holds."""
+        self._loaded = loaded
+
+    async def serve(self, request: ChatRequest, tenant: str, serve: Serve) -> None:
+        """Serve a request on its version; on the next best where the engine has lost that, before the first byte.
+
+        Raises RequestError for a version asked for by name, and what `serve` raises.
+        """
+        model = str(request.body["model"])
+        route = self._route(model)
+        if route is None:
+            await serve(request, Routed(model))
+            return
+        user = request.body.get("user")
+        key = conversation_key(tenant, user if isinstance(user, str) else None, request.messages)
+        while True:
+            choice = choose(route, key, self._loaded)
+            named = (
+                request if choice.served == model else replace(request, body=request.body | {"model": choice.served})
+            )
+            try:
+                with self._in_use(route, choice, key) as routed:
+                    await serve(named, routed)
+                return
+            except UpstreamStatusError as error:
+                if error.status != 404 or choice.adapter is None:
+                    raise
+                logger.warning("the engine no longer knows %s: going on without it", choice.adapter)
+                self._loaded -= {choice.adapter}
+
+    def models(self, listed: bytes) -> bytes:
+        """The engine's model list as clients may see it: aliases in, versions out; as it came where there are none."""
+        if not self._routes:
+            return listed
+        try:
+            body = json.loads(listed)
+            items = {str(item["id"]): item for item in body["data"]}
+        except (ValueError, KeyError, TypeError):
+            return listed
+        shown = [item for id, item in items.items() if id not in self._versions]
+        for alias, route in self._routes.items():
+            if alias not in items:
+                like = items.get(route.base_model, {"object": "model"})
+                shown.append(like | {"id": alias, "root": route.base_model})
+        return json.dumps(body | {"data": shown}).encode()
+
+    def take(self) -> dict[int, dict[Side, Traffic]]:
+        """What was counted since the last call, by episode."""
+        counted, self._counts = self._counts, {}
+        return counted
+
+    def give_back(self, counted: Mapping[int, Mapping[Side, Traffic]]) -> None:
+        """What could not be told, for the next time."""
+        for canary_id, sides in counted.items():
+            for side, traffic in sides.items():
+                self._add(canary_id, side, traffic)
+
+    def _route(self, model: str) -> Route | None:
+        route = self._routes.get(model)
+        if route is None and model in self._versions:
+            raise RequestError(
+                404, f"the model {model!r} is not served by that name: ask for its alias", "model", "model_not_found"
+            )
+        return route
+
+    @contextmanager
+    def _in_use(self, route: Route, choice: Choice, key: str) -> Iterator[Routed]:
+        routed = Routed(route.base_model, choice.adapter)
+        if choice.adapter is not None:
+            self._streams[choice.adapter] += 1
+        is_counted, failed = True, False
+        try:
+            yield routed
+        except UpstreamError as error:
+            is_counted = not isinstance(error, UpstreamStatusError) or error.status >= 500
+            failed = True
+            raise
+        except RequestError:
+            is_counted = False
+            raise
+        finally:
+            if choice.adapter is not None:
+                self._streams[choice.adapter] -= 1
+            if is_counted and route.canary_id is not None:
+                self._count(route, choice, key, routed, failed=failed)
+
+    def _count(self, route: Route, choice: Choice, key: str, routed: Routed, *, failed: bool) -> None:
+        side: Side = "candidate" if choice.is_candidate else "champion"
+        if route.canary_id is None or (side == "champion" and choice.adapter != route.champion):
+            return  # the base stood in for what is not loaded: it is neither of the two
+        if (route.canary_id, key) in self._seen:
+            return
+        self._seen[route.canary_id, key] = None
+        while len(self._seen) > _MAX_SEEN:
+            self._seen.popitem(last=False)
+        halted = any(stream.was_halted for stream in routed.streams)
+        failed = failed or any(stream.error is not None for stream in routed.streams)
+        self._add(route.canary_id, side, Traffic(1, int(halted), int(failed)))
+
+    def _add(self, canary_id: int, side: Side, traffic: Traffic) -> None:
+        sides = self._counts.setdefault(canary_id, {})
+        known = sides.get(side, Traffic())
+        sides[side] = Traffic(
+            known.conversations + traffic.conversations, known.halted + traffic.halted, known.failed + traffic.failed
+        )
+
+
+def with_adapter(headers: list[tuple[bytes, bytes]], routed: Routed | None) -> list[tuple[bytes, bytes]]:
+    """Response headers, with the version where there is one."""
+    if routed is None or routed.adapter is None:
+        return headers
+    return [*headers, (b"x-steer-adapter", routed.adapter.encode())]
