@@ -25,7 +25,7 @@ from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stre
 from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
 from proxy.guard import Limits, check_chat_request
 from proxy.judge import Scorer
-from proxy.log import InterventionLog
+from proxy.log.setup import open_log
 from proxy.measuring import make_metrics, make_page
 from proxy.meter import MeteredLog
 from proxy.responses import send_error, send_json
@@ -195,7 +195,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
     artifact = load_artifact(settings.detector.artifact) if scorer is None else None
     upstream = settings.upstream
     async with AsyncExitStack() as stack:
-        log = InterventionLog.open(settings.log.url)
+        log = open_log(settings.log)
         stack.push_async_callback(log.close)
         if scorer is None:
             assert artifact is not None, "loaded above, in the same case"

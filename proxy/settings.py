@@ -20,6 +20,8 @@ from steer.policy import DEFAULT_REFUSAL, Mode, OnFailure, Scope
 from steer.segmenter import DEFAULT_MAX_SEGMENT_CHARS
 from steer.triggers import Trigger
 
+StoreText = Literal["full", "interventions", "none"]
+
 # Workers are fresh processes: they read the parent's resolved settings from this variable.
 SETTINGS_VARIABLE = "STEER_RESOLVED_SETTINGS"
 
@@ -102,6 +104,26 @@ class LogSettings(_Section):
     """The intervention log."""
 
     url: str = Field("sqlite:///steer.sqlite", description="SQLAlchemy URL: sqlite:///file or postgresql+psycopg://…")
+    spool: Path | None = Field(
+        None,
+        description="folder for records while the database is down; unset: beside a SQLite file, else ./steer-spool",
+    )
+    spool_max_mb: int = Field(512, ge=1, description="largest spool of a process; beyond it on_failure decides")
+    store_text: StoreText = Field(
+        "full", description="full; interventions: nothing of unhalted traffic; none: ids, scores and timings only"
+    )
+    redact: str | None = Field(
+        None, pattern=r"^[\w.]+:\w+$", description="module:function from text to text, before anything is written"
+    )
+    encryption_key: SecretStr | None = Field(
+        None, description="encrypts texts at rest; several by comma: the first encrypts, all decrypt"
+    )
+    encryption_key_file: Path | None = Field(None, description="the same from a file, one key a line")
+    keep_days: float | None = Field(None, gt=0, description="age at which records are deleted; unset: never")
+    keep_text_days: float | None = Field(None, gt=0, description="age at which their text is; unset: never")
+    keep_text_mb: int | None = Field(
+        None, ge=1, description="size of all texts beyond which the oldest records are deleted; unset: no bound"
+    )
 
 
 class AccessSettings(_Section):
@@ -239,6 +261,8 @@ def _config_error(where: str, error: ValidationError, *section: str) -> ConfigEr
 def dump_settings(settings: Settings) -> str:
     """Everything, keys in the clear: for the environment of worker processes only."""
     values = settings.model_dump(mode="json")
+    if settings.log.encryption_key is not None:
+        values["log"]["encryption_key"] = settings.log.encryption_key.get_secret_value()
     if settings.upstream.api_key is not None:
         values["upstream"]["api_key"] = settings.upstream.api_key.get_secret_value()
     if settings.metrics.token is not None:

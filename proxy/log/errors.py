@@ -5,12 +5,15 @@ LogError
 ├── LogUnavailable          the database can't be opened, reached or written, now
 │   ├── LogReadOnly         a folder, file or server that doesn't take writes
 │   ├── LogFull             no space left
-│   └── LogLocked           another program holds the database
+│   ├── LogLocked           another program holds the database
+│   └── SpoolFailed         nor does the spool take the record while the database is down
 ├── LogDamaged              the file is no database, or a broken one
 ├── SchemaTooNew            written by a newer version of steer
 ├── LogOverloaded           writes arrive faster than the database takes them
 ├── LogClosed               used after close()
 ├── RecordRejected          the database refuses this one record
+├── TextLocked              text is encrypted with a key that is not here
+├── KeyUnusable             an encryption key, or the library for it, can't be used
 └── UnknownIntervention     no record has this id
 """
 
@@ -39,6 +42,10 @@ class LogLocked(LogUnavailable):
     """Another program holds the database for longer than the log waits."""
 
 
+class SpoolFailed(LogUnavailable):
+    """The database is down and the spool takes no record either: it is full, or its disk is."""
+
+
 class LogDamaged(LogError):
     """The file is not a database, or its content is broken."""
 
@@ -57,6 +64,14 @@ class LogClosed(LogError):
 
 class RecordRejected(LogError):
     """The database refuses this record; others are not affected."""
+
+
+class TextLocked(LogError):
+    """The text is encrypted, and its key is not among the given ones."""
+
+
+class KeyUnusable(LogError):
+    """An encryption key is none, can't be read, or the library that uses it is missing."""
 
 
 class UnknownIntervention(LogError):

@@ -20,6 +20,7 @@ from proxy.log.query import Filters, Page, Stats, Summary
 from proxy.log.rows import microseconds, moment, record_of
 from proxy.log.stats import stats_of
 from proxy.log.tables import intervention_texts, interventions
+from proxy.log.texts import PLAIN, TextKeeper
 from proxy.log.where import beyond, conditions, parse_cursor
 from steer.record import InterventionRecord
 
@@ -34,11 +35,12 @@ _SUMMARY = [interventions.c[item.name] for item in fields(Summary) if item.name 
 class LogReader:
     """Read access to a log, beside any number of writers. Use as an async context manager, or `close` it."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, texts: TextKeeper = PLAIN) -> None:
         self._engine = engine
+        self._texts = texts
 
     @classmethod
-    def open(cls, url: str) -> Self:
+    def open(cls, url: str, texts: TextKeeper = PLAIN) -> Self:
         """Open an existing log; an older schema is upgraded. Blocks. Raises LogError."""
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
@@ -48,7 +50,7 @@ class LogReader:
             migrate.upgrade(upgrader)
         finally:
             upgrader.dispose()
-        return cls(open_engine(parsed, writes=False))
+        return cls(open_engine(parsed, writes=False), texts)
 
     async def close(self) -> None:
         """Give back the connections."""
@@ -65,7 +67,8 @@ class LogReader:
         """One record, whole. Raises UnknownIntervention, LogError."""
 
         def read(connection: Connection) -> InterventionRecord | None:
-            found = _records(connection, select(interventions).where(interventions.c.id == record_id))
+            query = select(interventions).where(interventions.c.id == record_id)
+            found = records_of(connection, query, self._texts)
             return found[0] if found else None
 
         record = await self._read(read)
@@ -101,7 +104,7 @@ class LogReader:
             if position is not None:
                 query = query.where(beyond(*position, newer=True))
             query = query.order_by(interventions.c.created_us, interventions.c.id).limit(_EXPORT_CHUNK)
-            records = await self._read(partial(_records, query=query))
+            records = await self._read(partial(records_of, query=query, texts=self._texts))
             for record in records:
                 yield record
             if len(records) < _EXPORT_CHUNK:
@@ -116,13 +119,14 @@ class LogReader:
         return await anyio.to_thread.run_sync(run)
 
 
-def _records(connection: Connection, query: Select[Any]) -> list[InterventionRecord]:
+def records_of(connection: Connection, query: Select[Any], texts: TextKeeper) -> list[InterventionRecord]:
+    """Records of the rows that a query of `interventions` finds. Raises TextLocked."""
     rows = connection.execute(query).mappings().all()
     wanted = [row["id"] for row in rows]
-    texts = connection.execute(
+    bodies = connection.execute(
         intervention_texts.select().where(intervention_texts.c.intervention_id.in_(wanted))
     ).all()
-    parts = {(text.intervention_id, text.part): text.body for text in texts}
+    parts = {(found.intervention_id, found.part): texts.open(found.body) for found in bodies}
     return [record_of(dict(row), parts.get((row["id"], "halt")), parts.get((row["id"], "completion"))) for row in rows]
 
 

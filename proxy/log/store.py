@@ -5,86 +5,115 @@ a process leaves open when it dies becomes "interrupted" (see `owners.py`).
 """
 
 import logging
-from dataclasses import asdict
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, bindparam, select
+from sqlalchemy import Connection, Engine
 
-from proxy.log import migrate, owners, rows
+from proxy.log import counters, entries, migrate, owners
 from proxy.log.connect import open_engine, parse_url, prepare_file
-from proxy.log.errors import LogError, UnknownIntervention
+from proxy.log.errors import LogError
 from proxy.log.failures import translated
 from proxy.log.owners import HEARTBEAT_S, LEASE_S, Owner
 from proxy.log.query import RequestCounts
 from proxy.log.reader import LogReader
-from proxy.log.sql import insert_once
-from proxy.log.tables import intervention_texts, interventions, requests
+from proxy.log.replay import adopt, attempts
+from proxy.log.retention import Retention
+from proxy.log.spool import Spool, SpoolPlace
+from proxy.log.texts import PLAIN, TextKeeper
 from proxy.log.writer import Writer
 from steer.record import Completion, InterventionRecord
 
 logger = logging.getLogger("steer.log")
 
-_INSERT_TEXT = intervention_texts.insert()
-# An "interrupted" that others guessed is overwritten: completed_us tells a guess from a completion.
-_COMPLETE = interventions.update().where(
-    interventions.c.id == bindparam("record_id"), interventions.c.completed_us.is_(None)
-)
-
 # Writes waiting in memory: some 100 kB each at most, and seconds of work for any database that is alive.
 MAX_PENDING = 4096
 # Shorter than a session waits for its log, so that the caller gets the log's own words.
 WRITE_TIMEOUT_S = 9.0
+# With a spool to go to there is no point in waiting for long: a commit takes milliseconds, a hiccup some hundred.
+DIVERT_AFTER_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How a process writes. None: no spool, nothing is deleted."""
+
+    texts: TextKeeper = PLAIN
+    spool: SpoolPlace | None = None
+    retention: Retention | None = None
+    max_pending: int = MAX_PENDING
+    lease_s: float = LEASE_S
 
 
 class InterventionLog(LogReader):
     """Read and write access. One a process: open it after forking, close it before the process ends."""
 
-    def __init__(self, reading: Engine, writing: Engine, owner: Owner, *, max_pending: int, lease_s: float) -> None:
-        super().__init__(reading)
-        self._writing, self._owner, self._lease_s = writing, owner, lease_s
+    def __init__(self, reading: Engine, writing: Engine, owner: Owner, options: LogOptions) -> None:
+        super().__init__(reading, options.texts)
+        self._writing, self._owner, self._options = writing, owner, options
         self._inserted: set[str] = set()  # on disk and open: a repeated insert has nothing to do
+        self._spool = None if options.spool is None else Spool.make(options.spool)
         self._writer = Writer(
             writing,
             beat=self._beat,
-            beat_s=min(HEARTBEAT_S, lease_s / 3),
-            max_pending=max_pending,
-            timeout_s=WRITE_TIMEOUT_S,
+            beat_s=min(HEARTBEAT_S, options.lease_s / 3),
+            max_pending=options.max_pending,
+            timeout_s=WRITE_TIMEOUT_S if options.spool is None else DIVERT_AFTER_S,
+            chore=None if options.retention is None else options.retention.step,
+            spool=None if self._spool is None or options.spool is None else (self._spool, options.spool),
         )
 
     @classmethod
-    def open(cls, url: str, *, max_pending: int = MAX_PENDING, lease_s: float = LEASE_S) -> Self:
-        """Open or create a log, bring its schema up to date, mark what dead processes left open.
+    def open(  # type: ignore[override]  # a log is opened with more than a reader is
+        cls, url: str, options: LogOptions | None = None, *, max_pending: int = MAX_PENDING, lease_s: float = LEASE_S
+    ) -> Self:
+        """Open or create a log, bring its schema up to date, replay what dead processes left in the spool, and mark
+        what they left open.
 
-        `sqlite:///path` or `postgresql+psycopg://…`. Blocks for as long as a migration takes. Raises LogError.
+        `sqlite:///path` or `postgresql+psycopg://…`. Blocks for as long as a migration or a replay takes. Raises
+        LogError.
         """
+        options = options or LogOptions(max_pending=max_pending, lease_s=lease_s)
         parsed = parse_url(url)
         prepare_file(parsed)
         writing = open_engine(parsed, writes=True)
         owner = Owner.here()
         try:
             migrate.upgrade(writing)
+            if options.spool is not None and (error := adopt(options.spool, attempts(writing))):
+                raise error
             with translated(parsed), writing.begin() as connection:
                 owners.register(connection, owner)
-                interrupted = owners.sweep(connection, owner, lease_s)
+                interrupted = owners.sweep(connection, owner, options.lease_s)
+            if interrupted:
+                logger.warning("%d interventions were left open by a process that died: now 'interrupted'", interrupted)
+            return cls(open_engine(parsed, writes=False), writing, owner, options)
         except LogError:
             writing.dispose()
             raise
-        if interrupted:
-            logger.warning("%d interventions were left open by a process that died: now 'interrupted'", interrupted)
-        return cls(open_engine(parsed, writes=False), writing, owner, max_pending=max_pending, lease_s=lease_s)
 
     @property
     def last_error(self) -> LogError | None:
         """Why the database failed the latest write or heartbeat; None where all is well."""
         return self._writer.last_error
 
+    @property
+    def spooled_bytes(self) -> int:
+        """What waits in this process's spool for the database to be back."""
+        return 0 if self._spool is None else self._spool.num_bytes
+
+    @property
+    def texts(self) -> TextKeeper:
+        """The rules for text, for what else is kept in this database."""
+        return self._options.texts
+
     async def insert(self, record: InterventionRecord) -> None:
         """First phase. A record of the same id is left as it is. Raises LogError."""
         if record.id in self._inserted:
             return
-        await self._writer.submit(lambda connection: _insert(connection, record, self._owner))
+        await self._writer.submit(lambda: entries.insert_of(record, self._owner.owner_id, self._options.texts))
         if record.outcome == "open":
             self._inserted.add(record.id)
 
@@ -92,57 +121,28 @@ class InterventionLog(LogReader):
         """Second phase. A second completion does nothing. Raises UnknownIntervention, LogError."""
         if completion.outcome == "open":
             raise ValueError("a completion has an outcome other than 'open'")
-        await self._writer.submit(lambda connection: _complete(connection, record_id, completion))
+        await self._writer.submit(lambda: entries.complete_of(record_id, completion, self._options.texts))
         self._inserted.discard(record_id)
 
     async def count(self, counts: RequestCounts) -> None:
         """Keep a request's counts; a second time does nothing. Raises LogError."""
-        await self._writer.submit(lambda connection: _count(connection, counts))
+        await self._writer.submit(lambda: entries.count_of(counts))
 
     async def close(self) -> None:
         """Write all that waits, mark what is still open as interrupted, give everything back. Repeatable."""
         await anyio.to_thread.run_sync(self._writer.close, self._retire)
         self._writing.dispose()
+        if self._spool is not None:
+            self._spool.close(delete=not self._spool.has_entries)  # else the next process to start replays it
+            self._spool = None
         await super().close()
 
     def _beat(self, connection: Connection) -> None:
         owners.register(connection, self._owner)
-        if interrupted := owners.sweep(connection, self._owner, self._lease_s):
+        counters.fold(connection)
+        if interrupted := owners.sweep(connection, self._owner, self._options.lease_s):
             logger.warning("%d interventions were left open by a process that died: now 'interrupted'", interrupted)
 
     def _retire(self, connection: Connection) -> None:
         if interrupted := owners.retire(connection, self._owner):
             logger.warning("%d interventions were open when the log closed: now 'interrupted'", interrupted)
-
-
-def _insert(connection: Connection, record: InterventionRecord, owner: Owner) -> None:
-    values: dict[str, Any] = rows.halt_columns(record)
-    if record.completion is not None:
-        values |= rows.completion_columns(record.completion) | {"completed_us": rows.now_us()}
-    elif record.outcome == "open":
-        values["owner_id"] = owner.owner_id
-    if not insert_once(connection, interventions, values):
-        return
-    _write_text(connection, record.id, "halt", rows.halt_body(record))
-    if record.completion is not None:
-        _write_text(connection, record.id, "completion", rows.completion_body(record.completion))
-
-
-def _complete(connection: Connection, record_id: str, completion: Completion) -> None:
-    values = rows.completion_columns(completion) | {"completed_us": rows.now_us(), "owner_id": None}
-    if connection.execute(_COMPLETE, values | {"record_id": record_id}).rowcount:
-        _write_text(connection, record_id, "completion", rows.completion_body(completion))
-        return
-    known = connection.execute(select(interventions.c.id).where(interventions.c.id == record_id)).first()
-    if known is None:
-        raise UnknownIntervention(f"no intervention {record_id} in the log: insert it before completing it")
-
-
-def _count(connection: Connection, counts: RequestCounts) -> None:
-    values = asdict(counts)
-    values["created_us"] = rows.microseconds(values.pop("created_at"))
-    insert_once(connection, requests, values)
-
-
-def _write_text(connection: Connection, record_id: str, part: str, body: str) -> None:
-    connection.execute(_INSERT_TEXT, {"intervention_id": record_id, "part": part, "body": body})

@@ -6,6 +6,8 @@ Rules
 - Once submitted, a write is carried out, whether or not its caller still waits.
 - Writes are repeatable (they do nothing the second time), so a transaction that failed may be run again: whole, after a
   broken connection; one by one, where one bad write spoilt it for the others.
+- With a spool, a write that the database does not take, or not in time, goes there instead. While anything waits in the
+  spool everything goes there, so that writes keep their order; this thread replays it as soon as the database is back.
 """
 
 import asyncio
@@ -13,28 +15,48 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import anyio.to_thread
 from sqlalchemy import Connection, Engine
 
+from proxy.log.entries import Entry, apply, dump
 from proxy.log.errors import LogClosed, LogError, LogOverloaded, LogUnavailable, RecordRejected, UnknownIntervention
 from proxy.log.failures import describe, translated
+from proxy.log.replay import adopt, replay
+from proxy.log.spool import Spool, SpoolPlace
 
 logger = logging.getLogger("steer.log")
 
 # More in one transaction gains nothing measurable and makes the first caller wait for the last.
 MAX_BATCH = 256
+# How often a database that is down is tried again.
+RETRY_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False, slots=True)
 class _Ticket:
-    write: Callable[[Connection], None]
+    make: Callable[[], Entry]
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+    _entry: Entry | None = field(default=None)
+
+    @property
+    def entry(self) -> Entry:
+        """Made in the thread that writes it, once: redaction and encryption take their time."""
+        if self._entry is None:
+            self._entry = self.make()
+        return self._entry
+
+    def write(self, connection: Connection) -> None:
+        apply(connection, self.entry)
 
 
 class Writer:
-    """Owns the writing thread. `beat` runs in it every `beat_s` seconds, in a transaction of its own."""
+    """Owns the writing thread. `beat` runs in it every `beat_s` seconds, in a transaction of its own.
+
+    `timeout_s` is how long a caller waits for the database: then its write goes to the spool, or fails without one.
+    """
 
     def __init__(
         self,
@@ -44,12 +66,18 @@ class Writer:
         beat_s: float,
         max_pending: int,
         timeout_s: float,
+        chore: Callable[[Connection], bool] | None = None,
+        spool: tuple[Spool, SpoolPlace] | None = None,
     ) -> None:
         self._engine = engine
-        self._beat, self._beat_s = beat, beat_s
+        self._beat, self._beat_s, self._chore = beat, beat_s, chore
         self._max_pending, self._timeout_s = max_pending, timeout_s
+        self._spool = None if spool is None else spool[0]
+        self._place = None if spool is None else spool[1]
+        self._retry_at = 0.0
         self._pending: list[_Ticket] = []
         self._is_closing = False
+        self._has_chores = False
         self._changed = threading.Condition()
         self._name = describe(engine.url)
         self.last_error: LogError | None = None
@@ -58,28 +86,52 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="steer-log", daemon=True)
         self._thread.start()
 
-    async def submit(self, write: Callable[[Connection], None]) -> None:
+    async def submit(self, make: Callable[[], Entry]) -> None:
         """Queue a write and wait until it is on disk. Raises LogError; on a time-out it may still be written."""
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(write, loop, loop.create_future())
+        ticket = _Ticket(make, loop, loop.create_future())
+        if not self._queue(ticket):
+            await self._divert(ticket)
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await ticket.done
+        except TimeoutError:
+            if self._spool is not None:
+                await self._divert(ticket)
+                return
+            raise LogUnavailable(
+                f"{self._name} did not confirm a write within {self._timeout_s:g} s: look at the database's load "
+                "and disk"
+            ) from None
+
+    def _queue(self, ticket: _Ticket) -> bool:
+        """Queue for the database; False where the write is to go to the spool."""
         with self._changed:
             if self._is_closing:
                 raise LogClosed(f"{self._name} is closed; write before close()")
-            if len(self._pending) >= self._max_pending:
+            is_full = len(self._pending) >= self._max_pending
+            if self._spool is not None and (is_full or self._spool.has_entries):
+                return False
+            if is_full:
                 raise LogOverloaded(
                     f"{self._name} has {len(self._pending)} writes waiting: the database is too slow or hangs; give it "
                     "a faster disk, or share the load"
                 )
             self._pending.append(ticket)
             self._changed.notify()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await ticket.done
-        except TimeoutError:
-            raise LogUnavailable(
-                f"{self._name} did not confirm a write within {self._timeout_s:g} s: look at the database's load "
-                "and disk"
-            ) from None
+            return True
+
+    async def _divert(self, ticket: _Ticket) -> None:
+        """Into the spool. Where the write is under way as well, the second of the two will do nothing."""
+        spool = self._spool
+        assert spool is not None, "asked by the caller"
+        with self._changed:
+            if ticket in self._pending:
+                self._pending.remove(ticket)
+        await anyio.to_thread.run_sync(lambda: spool.append(dump(ticket.entry)))
+        with self._changed:
+            self._changed.notify()
 
     def close(self, last: Callable[[Connection], None]) -> None:
         """Write all that waits, then `last`, and end the thread. Blocks; further calls do nothing."""
@@ -94,36 +146,91 @@ class Writer:
     def _run(self) -> None:
         next_beat = time.monotonic() + self._beat_s
         while True:
-            batch, is_closing = self._take(next_beat - time.monotonic())
+            batch, is_closing = self._take(next_beat)
+            self._drain(is_closing=is_closing)
             if batch:
                 self._commit(batch)
             elif is_closing:
                 return
+            if self._has_chores:
+                self._attempt([self._do_chore])
             if time.monotonic() >= next_beat:
-                self._attempt([self._beat])
+                if self._attempt([self._beat]) is None and self._place is not None:
+                    adopt(self._place, self._attempt)
+                self._has_chores = self._chore is not None
                 next_beat = time.monotonic() + self._beat_s
 
-    def _take(self, wait_s: float) -> tuple[list[_Ticket], bool]:
+    def _do_chore(self, connection: Connection) -> None:
+        self._has_chores = False  # also where it fails: the next beat tries again
+        assert self._chore is not None, "asked by the caller"
+        self._has_chores = self._chore(connection)
+
+    def _take(self, next_beat: float) -> tuple[list[_Ticket], bool]:
         with self._changed:
-            if not self._pending and not self._is_closing:
-                self._changed.wait(max(wait_s, 0))
+            if not self._pending and not self._is_closing and not self._has_chores:
+                due = next_beat
+                if self._spool is not None and self._spool.has_entries:
+                    due = min(due, self._retry_at)
+                self._changed.wait(max(due - time.monotonic(), 0))
             batch, self._pending = self._pending[:MAX_BATCH], self._pending[MAX_BATCH:]
             return batch, self._is_closing
 
+    def _drain(self, *, is_closing: bool) -> None:
+        """Replay the spool, unless the database was just seen to be down."""
+        if self._spool is None or not self._spool.has_entries:
+            return
+        if time.monotonic() < self._retry_at and not is_closing:
+            return
+        if replay(self._spool, self._attempt) is not None:
+            self._retry_at = time.monotonic() + RETRY_S
+
     def _commit(self, batch: list[_Ticket]) -> None:
+        if self._spool is not None and self._spool.has_entries:  # what was queued before must not overtake it
+            self._keep(batch)
+            return
         error = self._attempt([ticket.write for ticket in batch])
-        if error is None or len(batch) == 1 or isinstance(error, LogUnavailable):
+        if error is None:
+            _tell(batch, None)
+        elif not _is_one_writes_fault(error):
+            self._fail(batch, error)
+        elif len(batch) == 1:
+            _tell(batch, error)
+        else:
+            for ticket in batch:  # one of them is at fault: let it fail alone
+                self._commit([ticket])
+
+    def _fail(self, batch: Sequence[_Ticket], error: LogError) -> None:
+        if self._spool is None:
             _tell(batch, error)
             return
-        for ticket in batch:  # one of them is at fault: let it fail alone
-            _tell([ticket], self._attempt([ticket.write]))
+        self._retry_at = time.monotonic() + RETRY_S
+        self._keep(batch)
+
+    def _keep(self, batch: Sequence[_Ticket]) -> None:
+        """Into the spool, from this thread."""
+        assert self._spool is not None, "asked by the caller"
+        lines: list[bytes] = []
+        kept: list[_Ticket] = []
+        for ticket in batch:
+            try:
+                lines.append(dump(ticket.entry))
+            except Exception as error:  # noqa: BLE001 - as in _transact
+                _tell([ticket], _bug(self._name, error))
+            else:
+                kept.append(ticket)
+        try:
+            self._spool.append(*lines)
+        except LogError as error:
+            _tell(kept, error)
+        else:
+            _tell(kept, None)
 
     def _attempt(self, writes: Sequence[Callable[[Connection], None]]) -> LogError | None:
         """Run the writes in one transaction, again where the connection broke. Returns what is still wrong then."""
         error = self._transact(writes)
         if type(error) is LogUnavailable:  # a full disk or a lock has been waited for; a new connection may do
             error = self._transact(writes)
-        trouble = None if isinstance(error, RecordRejected | UnknownIntervention) else error
+        trouble = None if error is None or _is_one_writes_fault(error) else error
         if trouble is not None and type(trouble) is not type(self.last_error):
             logger.error("%s", trouble)  # once, not for every write of an outage
         self.last_error = trouble
@@ -137,8 +244,16 @@ class Writer:
         except LogError as error:
             return error
         except Exception as error:  # noqa: BLE001 - the thread serves all callers; the one at fault is told
-            return RecordRejected(f"{self._name}: a write failed ({type(error).__name__}); please report this as a bug")
+            return _bug(self._name, error)
         return None
+
+
+def _is_one_writes_fault(error: LogError) -> bool:
+    return isinstance(error, RecordRejected | UnknownIntervention)
+
+
+def _bug(name: str, error: Exception) -> RecordRejected:
+    return RecordRejected(f"{name}: a write failed ({type(error).__name__}); please report this as a bug")
 
 
 def _tell(batch: Sequence[_Ticket], error: LogError | None) -> None:

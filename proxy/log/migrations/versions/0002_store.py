@@ -5,6 +5,8 @@ SQLite adds them up at once. On PostgreSQL two proxies would wait for each other
 to `daily_count_deltas`, which `proxy/log/counters.py` folds into `daily_counts` now and then.
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -63,8 +65,9 @@ def downgrade() -> None:
 _KEY = ("day", "tenant", "mode", "kind", "value")
 
 
-def _count_columns() -> list[sa.Column[object]]:
-    texts = [sa.Column(name, sa.Text, nullable=False) for name in ("tenant", "mode", "kind", "value")]
+def _count_columns() -> list[sa.Column[Any]]:
+    names = ("tenant", "mode", "kind", "value")
+    texts: list[sa.Column[Any]] = [sa.Column(name, sa.Text, nullable=False) for name in names]
     return [sa.Column("day", sa.Integer, nullable=False), *texts, sa.Column("n", sa.BigInteger, nullable=False)]
 
 

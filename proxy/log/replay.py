@@ -1,0 +1,111 @@
+"""Brings what a spool holds into the database, in order, every line once."""
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, select
+
+from proxy.log.entries import Complete, Entry, apply, dump
+from proxy.log.errors import LogError, RecordRejected, UnknownIntervention
+from proxy.log.failures import translated
+from proxy.log.spool import Chunk, Spool, SpoolPlace
+from proxy.log.sql import insert_or_update
+from proxy.log.tables import spools
+
+logger = logging.getLogger("steer.log")
+
+Write = Callable[[Connection], None]
+# Runs writes in one transaction; what went wrong, None where nothing did.
+Attempt = Callable[[Sequence[Write]], LogError | None]
+
+
+def replay(spool: Spool, attempt: Attempt) -> LogError | None:
+    """Everything that waits in a file. Returns why it stopped; None where all is in the database."""
+    position: list[int] = []
+    if error := attempt([lambda connection: position.append(_position(connection, spool.spool_id))]):
+        return error
+    count = 0
+    for chunk in spool.chunks(position[-1]):
+        if error := _apply(spool, chunk, attempt):
+            return error
+        count += len(chunk.entries)
+        if chunk.damaged:
+            logger.error("%d lines of the spool %s are damaged and are passed over", chunk.damaged, spool.path)
+        if spool.replayed(chunk.end):
+            break
+    attempt([lambda connection: _forget(connection, spool.spool_id)])
+    logger.warning("the database is back: %d writes were replayed from the spool", count)
+    return None
+
+
+def adopt(place: SpoolPlace, attempt: Attempt) -> LogError | None:
+    """Replay what dead processes left behind, and delete their files."""
+    for spool in Spool.abandoned(place):
+        error = replay(spool, attempt) if spool.has_entries else None
+        spool.close(delete=error is None)
+        if error is not None:
+            return error
+    return None
+
+
+def attempts(engine: Engine) -> Attempt:
+    """Transactions of an engine, for `adopt` where there is no writer yet."""
+
+    def attempt(writes: Sequence[Write]) -> LogError | None:
+        try:
+            with translated(engine.url), engine.begin() as connection:
+                for write in writes:
+                    write(connection)
+        except LogError as error:
+            return error
+        return None
+
+    return attempt
+
+
+def _apply(spool: Spool, chunk: Chunk, attempt: Attempt) -> LogError | None:
+    # A completion may stand before its insert where one of them was late; inserts depend on nothing.
+    ordered = sorted(chunk.entries, key=lambda entry: isinstance(entry, Complete))
+    spool_id = spool.spool_id
+    done: Write = lambda connection: _remember(connection, spool_id, chunk.end)  # noqa: E731 - a write among writes
+    error = attempt([*(_write(entry) for entry in ordered), done])
+    if not isinstance(error, RecordRejected | UnknownIntervention):
+        return error
+    for entry in ordered:
+        error = attempt([_write(entry)])
+        if isinstance(error, RecordRejected | UnknownIntervention):
+            _put_aside(spool.path.with_name("rejected.jsonl"), entry, error)
+        elif error is not None:
+            return error
+    return attempt([done])
+
+
+def _write(entry: Entry) -> Write:
+    return lambda connection: apply(connection, entry)
+
+
+def _put_aside(path: Path, entry: Entry, error: LogError) -> None:
+    """Nothing is thrown away: what the database refuses can be looked at, and imported by hand."""
+    logger.error("the database refuses a write of the spool, which is now in %s: %s", path, error)
+    with open(path, "ab", opener=_private) as file:
+        file.write(dump(entry) + b"\n")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _position(connection: Connection, spool_id: str) -> int:
+    found = connection.execute(select(spools.c.replayed_bytes).where(spools.c.spool_id == spool_id)).scalar()
+    return int(found or 0)
+
+
+def _remember(connection: Connection, spool_id: str, end: int) -> None:
+    values = {"spool_id": spool_id, "replayed_bytes": end}
+    insert_or_update(connection, spools, values, key="spool_id", set_={"replayed_bytes"})
+
+
+def _forget(connection: Connection, spool_id: str) -> None:
+    connection.execute(spools.delete().where(spools.c.spool_id == spool_id))
