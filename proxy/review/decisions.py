@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, func, select
 from proxy.log.rows import now_us
 from proxy.log.sql import insert_once
 from proxy.log.tables import interventions
+from proxy.log.texts import TextKeeper
 from proxy.review.audit import Actor, Values, write_entry
 from proxy.review.errors import StaleVersion, UnknownSubject, WrongDecision
 from proxy.review.resolve import DECISIONS, UNREVIEWED, Opinion, Resolution, resolve
@@ -54,7 +55,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An intervention or a sample, as far as review knows it. Locked for this transaction."""
+    """An intervention or a sample, as far as review knows it."""
 
     id: str
     kind: SubjectKind
@@ -63,28 +64,39 @@ class Subject:
     version: int
 
 
-def lock_subject(connection: Connection, subject_id: str, tenant: str | None = None) -> Subject:
-    """Raises UnknownSubject; also where it is another tenant's than `tenant` (None: all are seen)."""
-    row, kind = _find(connection, subject_id)
+def find_subject(connection: Connection, subject_id: str, tenant: str | None = None, *, locks: bool = False) -> Subject:
+    """Raises UnknownSubject; also where it is another tenant's than `tenant` (None: all are seen). `locks`: nobody
+    else changes it in this transaction's time."""
+    row, kind = _find(connection, subject_id, locks=locks)
     if row is None or (tenant is not None and row.tenant != tenant):
         raise UnknownSubject(f"no intervention or sample {subject_id}: `steer review list` shows what there is")
     known = connection.execute(select(review_subjects.c.version).where(review_subjects.c.id == subject_id)).first()
     return Subject(subject_id, kind, row.tenant, row.state, FIRST_VERSION if known is None else known.version)
 
 
-def say(connection: Connection, actor: Actor, saying: Saying, needed: int, tenant: str | None = None) -> Said:
-    """Write it down. `needed`: reviewers before a state is set. Raises ReviewError; nothing is written then."""
-    subject = lock_subject(connection, saying.subject_id, tenant)
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How the log reviews. `needed`: reviewers before a state is set. `tenant`: the only one that is seen; None: all.
+    `keeper`: how text is kept."""
+
+    keeper: TextKeeper
+    needed: int = 1
+    tenant: str | None = None
+
+
+def say(connection: Connection, actor: Actor, saying: Saying, rules: Rules) -> Said:
+    """Write it down. Raises ReviewError; nothing is written then."""
+    subject = find_subject(connection, saying.subject_id, rules.tenant, locks=True)
     if subject.version != saying.version:
         raise StaleVersion(subject.id, subject.version)
     _check(subject, saying)
     ensure_subject(connection, subject)
-    text_ids = _put_texts(connection, actor, subject, saying)
+    text_ids = _put_texts(connection, actor, subject, saying, rules.keeper)
     if saying.decision is None:
         is_disputed = _touch(connection, subject)
         return Said(subject.version + 1, subject.state, is_disputed, text_ids)
     _put_review(connection, actor, subject, saying)
-    settled = resolve(_opinions(connection, subject.id), needed)
+    settled = resolve(_opinions(connection, subject.id), rules.needed)
     if settled.state == UNREVIEWED and subject.kind == "sample":
         settled = replace(settled, state=_without_reviews(connection, subject))
     settle(connection, subject, settled)
@@ -116,14 +128,15 @@ def settle(connection: Connection, subject: Subject, settled: Resolution) -> Non
         connection.execute(samples.update().where(samples.c.id == subject.id).values(state=settled.state))
 
 
-def _find(connection: Connection, subject_id: str) -> tuple[Row[tuple[str, str]] | None, SubjectKind]:
-    """(tenant, state), locked where the database locks rows; SQLite's writer holds the whole database."""
-    query = select(interventions.c.tenant, interventions.c.review_state.label("state"))
-    found = connection.execute(query.where(interventions.c.id == subject_id).with_for_update()).first()
+def _find(connection: Connection, subject_id: str, *, locks: bool) -> tuple[Row[tuple[str, str]] | None, SubjectKind]:
+    """(tenant, state). SQLite knows no locks of rows: its writer holds the whole database."""
+    halted = select(interventions.c.tenant, interventions.c.review_state.label("state"))
+    halted = halted.where(interventions.c.id == subject_id)
+    sampled = select(samples.c.tenant, samples.c.state).where(samples.c.id == subject_id)
+    found = connection.execute(halted.with_for_update() if locks else halted).first()
     if found is not None:
         return found, "intervention"
-    query = select(samples.c.tenant, samples.c.state)
-    return connection.execute(query.where(samples.c.id == subject_id).with_for_update()).first(), "sample"
+    return connection.execute(sampled.with_for_update() if locks else sampled).first(), "sample"
 
 
 def _check(subject: Subject, saying: Saying) -> None:
@@ -153,7 +166,9 @@ def _put_review(connection: Connection, actor: Actor, subject: Subject, saying: 
     write_entry(connection, actor, action, subject.id, tenant=subject.tenant, before=told, after=after)
 
 
-def _put_texts(connection: Connection, actor: Actor, subject: Subject, saying: Saying) -> tuple[str, ...]:
+def _put_texts(
+    connection: Connection, actor: Actor, subject: Subject, saying: Saying, keeper: TextKeeper
+) -> tuple[str, ...]:
     """Notes and proposals; the trail tells of their ids and lengths."""
     made = []
     for kind, state, body in (("note", "noted", saying.note), ("trigger", "proposed", saying.trigger)):
@@ -161,7 +176,8 @@ def _put_texts(connection: Connection, actor: Actor, subject: Subject, saying: S
             continue
         values = {
             "id": uuid.uuid4().hex, "subject_id": subject.id, "author": actor.id, "kind": kind, "state": state,
-            "trigger_kind": saying.trigger_kind if kind == "trigger" else None, "created_us": now_us(), "body": body,
+            "trigger_kind": saying.trigger_kind if kind == "trigger" else None, "created_us": now_us(),
+            "body": keeper.seal(_redacted(body, keeper)),
         }  # fmt: skip
         connection.execute(review_texts.insert(), values)
         after = {"id": str(values["id"]), "chars": len(body)}
@@ -169,6 +185,14 @@ def _put_texts(connection: Connection, actor: Actor, subject: Subject, saying: S
         write_entry(connection, actor, action, subject.id, tenant=subject.tenant, after=after)
         made.append(str(values["id"]))
     return tuple(made)
+
+
+def _redacted(text: str, keeper: TextKeeper) -> str:
+    """A note may quote what it is about."""
+    try:
+        return str(keeper.cleaned(text))
+    except Exception as error:  # noqa: BLE001 - log.redact is somebody else's code
+        raise WrongDecision(f"log.redact failed ({type(error).__name__}): nothing was written; mend it first") from None
 
 
 def _opinions(connection: Connection, subject_id: str) -> list[Opinion]:

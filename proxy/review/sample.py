@@ -4,7 +4,7 @@ A sample that reviewers confirm as a miss becomes an intervention record: the ha
 goes the way of every record, to `steer train label` and through `steer train rollout` to pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -38,6 +38,17 @@ class SampleText(BaseModel):
     events: list[tuple[int, list[int]]] = Field(description="characters and ids of each upstream event")
     segments: list[ScoredSegment]
 
+    def redacted(self, clean: Callable[[Any], Any]) -> "SampleText":
+        """With every string cleaned. Where that changed what was said, ids and offsets no longer fit and go."""
+        parts = [(channel, str(clean(text))) for channel, text in self.parts]
+        messages, tools = clean(self.messages), clean(self.tools)
+        made = self.model_copy(update={"parts": parts, "messages": messages, "tools": tools})
+        if (messages, tools) != (self.messages, self.tools):
+            made = made.model_copy(update={"prompt_token_ids": None, "events": []})
+        if parts != self.parts:
+            made = made.model_copy(update={"prompt_token_ids": None, "events": [], "segments": []})
+        return made
+
     @property
     def text(self) -> str:
         """All of it."""
@@ -65,12 +76,8 @@ class Sample(BaseModel):
     detector_hash: str
     finish_reason: str
     state: str = "unjudged"
+    max_score: float = Field(0.0, ge=0, le=1, description="the detector's highest; 0 where nothing was judged")
     text: SampleText
-
-    @property
-    def max_score(self) -> float:
-        """The detector's highest; 0 where nothing was judged."""
-        return max((segment.score or 0.0 for segment in self.text.segments), default=0.0)
 
     @property
     def likeliest(self) -> int | None:

@@ -73,6 +73,7 @@ class _Ended:
             policy_hash=origin.policy_hash,
             detector_hash=origin.detector_hash,
             finish_reason=self.finish_reason,
+            max_score=max((segment.score or 0.0 for segment in self.segments), default=0.0),
             text=text,
         )
 

@@ -11,6 +11,7 @@ from typing import Literal
 from sqlalchemy import Connection, select
 
 from proxy.log.rows import moment
+from proxy.log.texts import TextKeeper
 from proxy.review.audit import Actor, write_entry
 from proxy.review.errors import UnknownSubject, WrongDecision
 from proxy.review.tables import review_subjects, review_texts
@@ -33,26 +34,42 @@ class Proposal:
     trigger_id: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """What becomes of a wording. `trigger_id`, and `kind` unless it was proposed with one: for an approval."""
+
+    approves: bool
+    trigger_id: str | None = None
+    kind: Kind | None = None
+
+
 def proposals(
-    connection: Connection, *, state: ProposalState | None = None, tenant: str | None = None, limit: int = 200
+    connection: Connection,
+    keeper: TextKeeper,
+    *,
+    state: ProposalState | None = None,
+    tenant: str | None = None,
+    limit: int = 200,
 ) -> list[Proposal]:
-    """Newest first."""
+    """Newest first. Raises TextLocked."""
     query = select(review_texts).where(review_texts.c.kind == "trigger").order_by(review_texts.c.created_us.desc())
     if state is not None:
         query = query.where(review_texts.c.state == state)
     if tenant is not None:
         query = query.join(review_subjects).where(review_subjects.c.tenant == tenant)
+    rows = connection.execute(query.limit(limit)).mappings().all()
     return [
         Proposal(
-            row["id"], row["subject_id"], row["author"], row["state"], row["body"], moment(row["created_us"]),
-            row["trigger_kind"], row["trigger_id"],
+            created_at=moment(row["created_us"]),
+            text=keeper.open(row["body"]),
+            **{name: row[name] for name in ("id", "subject_id", "author", "state", "trigger_kind", "trigger_id")},
         )
-        for row in connection.execute(query.limit(limit)).mappings()
-    ]  # fmt: skip
+        for row in rows
+    ]
 
 
 def settle_proposal(
-    connection: Connection, actor: Actor, proposal_id: str, *, approves: bool, trigger_id: str | None, kind: Kind | None
+    connection: Connection, keeper: TextKeeper, actor: Actor, proposal_id: str, settling: Settling
 ) -> None:
     """Approve under an id and a kind, or reject. Raises ReviewError."""
     is_it = (review_texts.c.id == proposal_id) & (review_texts.c.kind == "trigger")
@@ -60,11 +77,12 @@ def settle_proposal(
     if row is None:
         raise UnknownSubject(f"no proposed trigger {proposal_id}: `steer review triggers` shows what there is")
     values: dict[str, str | None] = {"state": "rejected", "trigger_id": None}
-    if approves:
-        trigger = _trigger(connection, row["body"], trigger_id, kind or row["trigger_kind"], proposal_id)
+    if settling.approves:
+        kind = settling.kind or row["trigger_kind"]
+        trigger = _trigger(connection, keeper.open(row["body"]), settling.trigger_id, kind, proposal_id)
         values = {"state": "approved", "trigger_id": trigger.id, "trigger_kind": trigger.kind}
     connection.execute(review_texts.update().where(is_it).values(**values))
-    action = "review.approve_trigger" if approves else "review.reject_trigger"
+    action = "review.approve_trigger" if settling.approves else "review.reject_trigger"
     before = {"id": proposal_id, "state": row["state"]}
     write_entry(connection, actor, action, row["subject_id"], before=before, after={"id": proposal_id, **values})
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Table, exists, func, select
 from proxy.log.rows import microseconds, now_us
 from proxy.log.tables import interventions
 from proxy.review.audit import Actor, write_entry
-from proxy.review.decisions import CLEAR, UNJUDGED, Subject, ensure_subject, lock_subject
+from proxy.review.decisions import CLEAR, UNJUDGED, Subject, ensure_subject, find_subject
 from proxy.review.errors import UnknownSubject
 from proxy.review.resolve import UNREVIEWED
 from proxy.review.tables import review_subjects, samples, second_verdicts
@@ -63,7 +63,7 @@ def import_verdicts(connection: Connection, actor: Actor, verdicts: Sequence[Sec
     written = unknown = finds = disagreements = 0
     for verdict in sorted(verdicts, key=lambda verdict: verdict.id):  # one order for all: no two imports can deadlock
         try:
-            subject = lock_subject(connection, verdict.id)
+            subject = find_subject(connection, verdict.id, locks=True)
         except UnknownSubject:
             unknown += 1
             continue
