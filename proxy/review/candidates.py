@@ -125,9 +125,10 @@ def _candidate(kind: SubjectKind, row: dict[str, Any], spoken: Any) -> Candidate
     )
 
 
-def reviewed_lately(connection: Connection) -> list[str]:
-    """Ids of what was decided last."""
-    query = select(reviews.c.subject_id).order_by(reviews.c.decided_us.desc()).limit(REVIEWED)
+def reviewed_lately(connection: Connection, until_us: int) -> list[str]:
+    """Ids of what was decided last, before `until_us`."""
+    query = select(reviews.c.subject_id).where(reviews.c.decided_us < until_us)
+    query = query.order_by(reviews.c.decided_us.desc()).limit(REVIEWED)
     return list(dict.fromkeys(connection.execute(query).scalars()))
 
 

@@ -1,7 +1,8 @@
 """The queue: what waits for a decision, the most useful first, each with the reasons for its place.
 
 A page goes on behind the last item of the one before, as of the moment of the first page: what is decided meanwhile
-leaves, nothing else moves. What lies beyond the window (`candidates.py`) comes up as the window empties.
+leaves; only what reviewers or a judge now disagree about moves up. What lies beyond the window (`candidates.py`) comes
+up as the window empties.
 """
 
 import json
@@ -66,7 +67,7 @@ def queue(connection: Connection, asked: Asked, sketches: SketchCache, texts: Te
     place = None if asked.cursor is None else _parse(asked.cursor)
     as_of_us = now_us() if place is None else place.as_of_us
     found = candidates(connection, asked.reviewer, threshold=asked.threshold, kind=asked.kind, tenant=asked.tenant)
-    reviewed = reviewed_lately(connection)
+    reviewed = reviewed_lately(connection, as_of_us)
     _learn(connection, [candidate.id for candidate in found] + reviewed, sketches, texts)
     known = [made for id in reviewed if (made := sketches.get(id))]
     ordered = sorted(
