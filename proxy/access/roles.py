@@ -83,6 +83,9 @@ COMMANDS: dict[str, Allowed] = {
     "log import": OPERATORS,
     "log purge": OPERATORS,
     "log verify": OPERATORS,
+    "log backup": OPERATORS,
+    "log rekey": OPERATORS,
+    "log new-key": OPEN,
 }
 
 

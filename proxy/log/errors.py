@@ -14,6 +14,8 @@ LogError
 ├── RecordRejected          the database refuses this one record
 ├── TextLocked              text is encrypted with a key that is not here
 ├── KeyUnusable             an encryption key, or the library for it, can't be used
+├── ExportError             a format that can't be written here
+├── ImportFailed            a file that holds no records; the message names the line
 └── UnknownIntervention     no record has this id
 """
 
@@ -72,6 +74,14 @@ class TextLocked(LogError):
 
 class KeyUnusable(LogError):
     """An encryption key is none, can't be read, or the library that uses it is missing."""
+
+
+class ExportError(LogError):
+    """The format can't be written here."""
+
+
+class ImportFailed(LogError):
+    """A line of the file is no record of this version."""
 
 
 class UnknownIntervention(LogError):

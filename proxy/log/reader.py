@@ -71,7 +71,7 @@ class LogReader:
             found = records_of(connection, query, self._texts)
             return found[0] if found else None
 
-        record = await self._read(read)
+        record = await self.read(read)
         if record is None:
             raise UnknownIntervention(f"no intervention {record_id} in {describe(self._engine.url)}")
         return record
@@ -84,14 +84,14 @@ class LogReader:
         if cursor is not None:
             query = query.where(beyond(*parse_cursor(cursor), newer=False))
         query = query.order_by(interventions.c.created_us.desc(), interventions.c.id.desc()).limit(limit + 1)
-        rows = await self._read(lambda connection: connection.execute(query).mappings().all())
+        rows = await self.read(lambda connection: connection.execute(query).mappings().all())
         items = [_summary(dict(row)) for row in rows[:limit]]
         last = rows[limit - 1] if len(rows) > limit else None
         return Page(items, f"{last['created_us']}.{last['id']}" if last else None)
 
     async def stats(self, filters: Filters = Filters()) -> Stats:  # noqa: B008 - frozen
         """Counts by kind. Raises LogError."""
-        return await self._read(lambda connection: stats_of(connection, filters))
+        return await self.read(lambda connection: stats_of(connection, filters))
 
     async def export(self, filters: Filters = Filters()) -> AsyncGenerator[InterventionRecord, None]:  # noqa: B008 - frozen
         """Every record that fits, oldest first, in bounded memory; close it early with `contextlib.aclosing`.
@@ -104,14 +104,16 @@ class LogReader:
             if position is not None:
                 query = query.where(beyond(*position, newer=True))
             query = query.order_by(interventions.c.created_us, interventions.c.id).limit(_EXPORT_CHUNK)
-            records = await self._read(partial(records_of, query=query, texts=self._texts))
+            records = await self.read(partial(records_of, query=query, texts=self._texts))
             for record in records:
                 yield record
             if len(records) < _EXPORT_CHUNK:
                 return
             position = microseconds(records[-1].created_at), records[-1].id
 
-    async def _read(self, read: Callable[[Connection], T]) -> T:
+    async def read(self, read: Callable[[Connection], T]) -> T:
+        """Run a read in a worker thread, in a transaction of its own. Raises LogError."""
+
         def run() -> T:
             with translated(self._engine.url), self._engine.connect() as connection:
                 return read(connection)

@@ -54,7 +54,7 @@ class Retention:
         oldest_us = now_us - int(self.keep_days * _DAY_US)
         found = [
             delete_some(connection, table, [table.c.created_us < oldest_us])
-            for table in (interventions, requests, *_samples())
+            for table in (interventions, requests, *sample_tables())
         ]
         return max(found) >= STEP_ROWS
 
@@ -68,7 +68,7 @@ class Retention:
         ids = connection.execute(query.order_by(columns.created_us)).scalars().all()
         forget(connection, list(ids))
         oldest_us = now_us - int(self.keep_text_days * _DAY_US)
-        found = [delete_some(connection, table, [table.c.created_us < oldest_us]) for table in _samples()]
+        found = [delete_some(connection, table, [table.c.created_us < oldest_us]) for table in sample_tables()]
         return max(len(ids), *found) >= STEP_ROWS
 
     def _shrink(self, connection: Connection) -> bool:
@@ -93,7 +93,7 @@ def forget(connection: Connection, ids: list[Any]) -> None:
     connection.execute(gone.values(stored_text="none", text_bytes=0))
 
 
-def _samples() -> list[Table]:
+def sample_tables() -> list[Table]:
     """Tables of whole texts: a row without its text would be of no use."""
     from proxy.review.tables import samples  # noqa: PLC0415 - its tables are built on ours
 

@@ -74,6 +74,10 @@ class TextKeeper:
             raise TextLocked("text of the intervention log is encrypted: set log.encryption_key or its file")
         return self.cipher.open(body)
 
+    def is_current(self, body: str) -> bool:
+        """Whether `seal` would write a body as it is: with the first key, or in the clear where there is none."""
+        return not is_sealed(body) if self.cipher is None else self.cipher.is_current(body)
+
     def _kept(self, value: T, redacted: Callable[[T, Redact], T], emptied: Callable[[T], T]) -> tuple[T, str]:
         if self.store == "none":
             return emptied(value), "none"

@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import ipo, jobs, label, pairs, rollout, serving
+from steer.cli import csr, ipo, jobs, keys, label, log, pairs, rollout, serving, tenants
 
 app = typer.Typer(
     name="steer",
@@ -20,10 +20,14 @@ train = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(train, name="train")
+app.add_typer(log.log, name="log")
+app.add_typer(keys.keys, name="keys")
+app.add_typer(tenants.tenants, name="tenants")
 
 app.command()(serving.serve)
 app.command()(serving.demo)
 app.command()(serving.detect)
+app.command()(csr.csr)
 train.command("label")(label.train_label)
 train.command("detector")(jobs.train_detector)
 train.command("organism")(jobs.train_organism)

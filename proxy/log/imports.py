@@ -1,0 +1,85 @@
+"""Brings records and foreign traces into a log. A record that is there already is left as it is.
+
+An imported record that was open is `interrupted`: nobody will complete it. Of a foreign trace (what `steer detect`
+reads) the first cue becomes a record as monitor mode makes one; a trace without a cue becomes none.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from detector.artifact import Artifact
+from detector.classifier import CueClassifier
+from detector.detect import Trace, detect, open_text, read_traces
+from proxy.log.errors import ImportFailed
+from steer.record import SCHEMA_VERSION, Completion, InterventionRecord, TextSpan, Timings
+
+_NO_TIME = Timings(halted_ms=0)
+
+
+def read_records(path: Path) -> Iterator[InterventionRecord]:
+    """Records of a JSONL export, one by one. Raises ImportFailed naming the line."""
+    with open_text(path) as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _record(line, f"{path}, line {number}")
+
+
+def read_foreign(path: Path, artifact: Artifact, *, tenant: str, model: str) -> Iterator[InterventionRecord | None]:
+    """One item a trace: its record, None where it has no cue. Raises InputError naming the line."""
+    classifier = CueClassifier(artifact)
+    with open_text(path) as lines:
+        yield from _halts(lines, path, classifier, artifact, tenant=tenant, model=model)
+
+
+def _halts(
+    lines: IO[str], path: Path, classifier: CueClassifier, artifact: Artifact, *, tenant: str, model: str
+) -> Iterator[InterventionRecord | None]:
+    for trace in read_traces(lines, path):
+        cue = detect(trace, classifier, artifact.threshold)["first_cue"]
+        if cue is None:
+            yield None
+            continue
+        yield _observed(trace, int(cue["start"]), cue["score"], artifact.digest, tenant=tenant, model=model)
+
+
+def _observed(
+    trace: Trace, start: int, score: float, detector_hash: str, *, tenant: str, model: str
+) -> InterventionRecord:
+    # The same trace gives the same id, so that a file may be imported twice.
+    identity = hashlib.sha256(f"{trace.id}\x1f{start}\x1f{trace.reasoning}".encode(errors="replace")).hexdigest()
+    record = InterventionRecord(
+        id=identity[:32],
+        request_id=trace.id,
+        attempt=0,
+        tenant=tenant,
+        created_at=datetime.now(UTC),
+        mode="monitor",
+        model=model,
+        policy_hash="imported",
+        detector_hash=detector_hash,
+        trigger_id=None,
+        channel="reasoning",
+        score=score,
+        messages=[dict(message) for message in trace.messages],
+        kept=TextSpan(text=trace.reasoning[:start]),
+        rejected=TextSpan(text=trace.reasoning[start:]),
+        timings=_NO_TIME,
+    )
+    return record.completed(Completion(outcome="observed", timings=_NO_TIME))
+
+
+def _record(line: str, where: str) -> InterventionRecord:
+    try:
+        record = InterventionRecord.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "record"
+        raise ImportFailed(f"{where}: {field}: {first['msg']}; give the JSONL that `steer log export` writes") from None
+    if record.schema_version > SCHEMA_VERSION:
+        raise ImportFailed(f"{where}: schema {record.schema_version} is newer than this program; update it")
+    return record.model_copy(update={"outcome": "interrupted"}) if record.outcome == "open" else record
