@@ -126,31 +126,11 @@ def _data_set(path: Path) -> Iterator[Sink]:
 
 
 def _record_schema(arrow: Any) -> Any:
-    texts = [
-        "id",
-        "request_id",
-        "tenant",
-        "mode",
-        "model",
-        "adapter",
-        "policy_hash",
-        "detector_hash",
-        "trigger_id",
-        "channel",
-        "category",
-        "messages",
-        "tools",
-        "refusal_cause",
-        "sampling",
-        "outcome",
-        "review_state",
-        "kept_text",
-        "rejected_text",
-        "trigger_text",
-        "continuation_text",
-        "answer",
-        "finish_reason",
-    ]
+    texts = (
+        "id", "request_id", "tenant", "mode", "model", "adapter", "policy_hash", "detector_hash", "trigger_id",
+        "channel", "category", "messages", "tools", "refusal_cause", "sampling", "outcome", "review_state", "kept_text",
+        "rejected_text", "trigger_text", "continuation_text", "answer", "finish_reason",
+    )  # fmt: skip
     ids = [f"{name}_token_ids" for name in ("prompt", "kept", "rejected", "trigger", "continuation")]
     fields = {name: arrow.string() for name in texts}
     fields |= dict.fromkeys(ids, arrow.list_(arrow.int32()))

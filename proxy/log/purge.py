@@ -41,9 +41,13 @@ class Purge:
 
 
 def ids_of(engine: Engine, purge: Purge) -> set[str]:
-    """Records that are to go. Raises LogError."""
+    """Records and samples that are to go. Raises LogError."""
     with translated(engine.url), engine.connect() as connection:
-        return set(connection.execute(select(interventions.c.id).where(*purge.where(interventions))).scalars())
+        return {
+            found
+            for table in (interventions, *sample_tables())
+            for found in connection.execute(select(table.c.id).where(*purge.where(table))).scalars()
+        }
 
 
 def carry_out(engine: Engine, purge: Purge) -> Iterator[int]:

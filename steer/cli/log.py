@@ -136,7 +136,7 @@ def export(
             written = skipped = 0
             async with open_reader(settings.log) as reader:
                 fits = await may_train(reader) if for_training else None
-                with exports.opened(out, form.value) as sink:  # type: ignore[arg-type]  # the names of the format
+                with exports.opened(out, form.value) as sink:
                     async for record in reader.export(filters):
                         if (fits is None or fits(record)) and sink(record):
                             written += 1
@@ -257,14 +257,17 @@ def backup(
 
 @log.command("rekey")
 def rekey(config: Config = None, log_url: LogUrl = None) -> None:
-    """Encrypt every text with the first of log.encryption_key; without a key, decrypt (old keys must still be there)."""
+    """Encrypt every text with the first of log.encryption_key; the keys of old texts must still be there."""
     with settings_for("log rekey", config, log_url) as settings:
         from proxy.log.connect import open_engine, parse_url
         from proxy.log.setup import make_texts
         from proxy.log.upkeep import rekey as write_anew
 
+        texts = make_texts(settings.log)
+        if texts.cipher is None:
+            fail("set log.encryption_key, its new key first, then those that texts were written with", 2)
         engine = open_engine(parse_url(settings.log.url), writes=True)
-        number = sum(write_anew(engine, make_texts(settings.log)))
+        number = sum(write_anew(engine, texts))
         engine.dispose()
     typer.echo(f"{number} texts written anew")
 

@@ -1,15 +1,19 @@
 """A process that writes to a log until it is killed, and says on stdout what it was told is on disk.
 
-Usage: python -m tests.proxy.log_worker URL PREFIX LEASE_S WAIT    WAIT: "go" completes what it inserts, at once;
-"hold" inserts one record, then completes it when a line comes on stdin.
+Usage: python -m tests.proxy.log_worker URL PREFIX LEASE_S WAIT [SPOOL]    WAIT: "go" completes what it inserts, at
+once; "hold" inserts one record, then completes it when a line comes on stdin; "spool" writes two records when a line
+comes, and lives on.
 """
 
 import sys
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
 from proxy.log import InterventionLog
+from proxy.log.spool import SpoolPlace
+from proxy.log.store import LogOptions
 from tests.proxy.log_records import completion, record
 
 WRITERS = 8
@@ -45,5 +49,18 @@ async def main(url: str, prefix: str, lease_s: float, wait: str) -> None:
         say("completed", prefix)
 
 
+async def write_to_spool(url: str, prefix: str, folder: Path) -> None:
+    async with InterventionLog.open(url, LogOptions(spool=SpoolPlace(folder, 1 << 20))) as log:
+        say("opened", prefix)
+        await anyio.to_thread.run_sync(sys.stdin.readline)
+        await log.insert(record(id=f"{prefix}-whole"))
+        await log.complete(f"{prefix}-whole", completion())
+        await log.insert(record(id=f"{prefix}-left"))
+        say("spooled", prefix)
+        await anyio.sleep_forever()
+
+
 if __name__ == "__main__":
+    if sys.argv[4] == "spool":
+        anyio.run(write_to_spool, sys.argv[1], sys.argv[2], Path(sys.argv[5]))
     anyio.run(main, sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4])
