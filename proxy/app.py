@@ -20,10 +20,12 @@ from detector.scoring import ScoringQueue
 from proxy.access.gate import admission_of
 from proxy.access.opening import open_gate
 from proxy.access.tenants import make_rules
+from proxy.adapters.opening import open_routing
+from proxy.adapters.router import Routed
 from proxy.capabilities import Prober
 from proxy.chat import Exchange, Services, complete_chat, now, parse_scope, stream_chat
 from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
-from proxy.guard import Limits, check_chat_request
+from proxy.guard import ChatRequest, Limits, check_chat_request
 from proxy.judge import Scorer
 from proxy.log.setup import open_log
 from proxy.measuring import make_metrics, make_page
@@ -87,7 +89,7 @@ class Proxy:
                 await self._ready(send)
             case "/v1/models":
                 body = await self._services.client.get("/v1/models", parse_scope(scope))
-                await send_json(send, 200, body, {"x-request-id": request_id})
+                await send_json(send, 200, self._services.router.models(body), {"x-request-id": request_id})
             case "/metrics" if self._services.metrics_page is not None:
                 await self._services.metrics_page.answer(scope, send)
             case "/v1/chat/completions":
@@ -118,21 +120,24 @@ class Proxy:
             parsed = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise RequestError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
+        admission, headers = admission_of(scope), parse_scope(scope)
+
+        async def serve(request: ChatRequest, routed: Routed) -> None:
+            exchange = Exchange(
+                services=self._services,
+                admission=admission,
+                request=request,
+                request_id=request_id,
+                headers=headers,
+                capabilities=await self._services.prober.of(str(request.body["model"]), headers),
+                started=started,
+                seed=request.seed if request.seed is not None else secrets.randbits(63),
+                routed=routed,
+            )
+            await (stream_chat if request.stream else complete_chat)(exchange, receive, send)
+
         request = check_chat_request(parsed, self._limits)
-        headers = parse_scope(scope)
-        capabilities = await self._services.prober.of(str(request.body["model"]), headers)
-        exchange = Exchange(
-            services=self._services,
-            admission=admission_of(scope),
-            request=request,
-            request_id=request_id,
-            headers=headers,
-            capabilities=capabilities,
-            started=started,
-            seed=request.seed if request.seed is not None else secrets.randbits(63),
-        )
-        serve = stream_chat if request.stream else complete_chat
-        await serve(exchange, receive, send)
+        await self._services.router.serve(request, admission.identity.tenant, serve)
 
     async def _fail(self, send: "_TrackedSend", error: RequestError | UpstreamError, request_id: str) -> None:
         """An HTTP error before the first byte; after it, nothing but cutting the connection is honest."""
@@ -214,9 +219,11 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
         )
         gate = stack.enter_context(open_gate(settings, artifact))
         metrics = make_metrics(settings, make_rules(settings, artifact, {}).policy, artifact)
+        prober = Prober(client, markers, tokenizer)
         yield Services(
             client=client,
-            prober=Prober(client, markers, tokenizer),
+            prober=prober,
+            router=await stack.enter_async_context(open_routing(settings, client, prober)),
             scorer=scorer,
             log=MeteredLog(log, metrics),
             gate=gate,

@@ -65,7 +65,10 @@ class Prober:
         """Model ids that the engine serves, with their context length where it says. Raises UpstreamError."""
         try:
             listed = json.loads(await self._client.get("/v1/models", headers))["data"]
-            return {str(item["id"]): item.get("max_model_len") for item in listed}
+            lengths = {str(item["id"]): item.get("max_model_len") for item in listed}
+            parents = {str(item["id"]): str(item.get("parent")) for item in listed}
+            # An adapter has its base model's length, and says whose it is.
+            return {id: length or lengths.get(parents[id]) for id, length in lengths.items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UpstreamError("the upstream's /v1/models is not an OpenAI model list") from error
 

@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from detector.context import Message
 from proxy.access.gate import Admission, Gate
+from proxy.adapters.router import Routed, Router, with_adapter
 from proxy.bodies import BodyCollector, merged_usage
 from proxy.capabilities import Capabilities, Prober
 from proxy.client import CLIENT_TIMEOUT_S, Answered, ClientStuck, StreamWriter, run_until_client_leaves
@@ -58,6 +59,7 @@ class Services:
     reveals_rejected: bool
     metrics: Metrics
     metrics_page: MetricsPage | None
+    router: Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class Exchange:
     capabilities: Capabilities
     started: float
     seed: int
+    routed: Routed
     relabel: Relabel = field(default_factory=Relabel)
 
     def session(self, choice: int, leg: ChatLeg | BodyLeg, show: Show) -> Session:
@@ -86,7 +89,7 @@ class Exchange:
             watch_answer=request.hide_reasoning,
         )
         source = leg.reader if isinstance(leg, ChatLeg) else leg
-        return Session(
+        session = Session(
             engine=engine,
             first_leg=leg,
             make_writer=lambda: ChunkWriter(
@@ -110,6 +113,8 @@ class Exchange:
             forwards_end=request.stream,
             forwards_usage=request.stream and request.n == 1,
         )
+        self.routed.streams.append(session)
+        return session
 
     def spend(self, sessions: list[Session]) -> None:
         """Tell the gate what the request has used, discarded tokens too: the engine has generated them."""
@@ -145,7 +150,7 @@ class Exchange:
         )
 
     def _origin(self, choice: int) -> Origin:
-        body, policy = self.request.body, self.admission.rules.policy
+        body, policy, routed = self.request.body, self.admission.rules.policy, self.routed
         sampled = (
             "temperature",
             "top_p",
@@ -160,7 +165,8 @@ class Exchange:
             request_id=self.request_id,
             choice=choice,
             tenant=self.admission.identity.tenant,
-            model=str(body["model"]),
+            model=routed.base_model,
+            adapter=routed.adapter,
             mode=policy.mode,
             policy_hash=policy.digest(),
             detector_hash=self.services.detector_hash,
@@ -221,7 +227,7 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
         (b"x-accel-buffering", b"no"),
         (b"x-request-id", exchange.request_id.encode()),
     ]
-    writer = StreamWriter(send, headers)
+    writer = StreamWriter(send, with_adapter(headers, exchange.routed))
 
     async def work(answered: Answered) -> None:
         legs = await open_legs(exchange)
@@ -274,6 +280,8 @@ async def complete_chat(exchange: Exchange, receive: Receive, send: Send) -> Non
         ]
         async with run_all(exchange, sessions):
             headers: MutableMapping[str, str] = {"x-request-id": exchange.request_id}
+            if exchange.routed.adapter is not None:
+                headers["x-steer-adapter"] = exchange.routed.adapter
             failed = next((session.error for session in sessions if session.finish_reason == "error"), None)
             if failed is not None:
                 raise failed

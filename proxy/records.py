@@ -32,6 +32,7 @@ class Origin:
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None
     sampling: dict[str, Any]
+    adapter: str | None = None
 
 
 @dataclass(slots=True)
@@ -208,6 +209,7 @@ class Transcript:
             created_at=datetime.now(UTC),
             mode=origin.mode,
             model=origin.model,
+            adapter=origin.adapter,
             policy_hash=origin.policy_hash,
             detector_hash=origin.detector_hash,
             trigger_id=trigger_id,

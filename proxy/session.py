@@ -183,6 +183,11 @@ class Session:
         return self.engine.interventions > 0 or self._is_refused or self._leg.stops.hit is not None
 
     @property
+    def was_halted(self) -> bool:
+        """Whether a cue was found."""
+        return self.transcript.record is not None or self.transcript.pending_halt is not None
+
+    @property
     def has_shown_usage(self) -> bool:
         """Whether the engine's own usage frame went to the client."""
         return self._forwards_usage and self.usage_seen is not None and not self.is_rewritten

@@ -171,6 +171,25 @@ class MetricsSettings(_Section):
         return token
 
 
+class AdapterSettings(_Section):
+    """Adapters in service: docs/bake.md."""
+
+    engines: tuple[str, ...] = Field(
+        (),
+        description="base URLs of all engines behind a balancer, which must all hold the adapters; empty: upstream.url",
+    )
+    refresh_s: float = Field(2.0, gt=0, le=5, description="seconds between two looks at routes and engines")
+    drain_timeout_s: float = Field(
+        3600.0, ge=0, description="seconds after which an adapter is unloaded even under a stream"
+    )
+    first_look: int = Field(
+        16, ge=4, description="conversations of a candidate before it is compared with the champion"
+    )
+    false_alarms: float = Field(
+        0.01, gt=0, lt=1, description="chance that a candidate that is no worse is rolled back, over a whole canary"
+    )
+
+
 class LimitSettings(_Section):
     """What one request may ask for."""
 
@@ -199,6 +218,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     access: AccessSettings = AccessSettings()
     metrics: MetricsSettings = MetricsSettings()
+    adapters: AdapterSettings = AdapterSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
     def shown(self) -> str:
