@@ -26,7 +26,7 @@ from proxy.adapters.router import Router
 from proxy.adapters.rows import Adapter, RouteRow, read_adapters, read_routes
 from proxy.errors import UpstreamError
 from proxy.log.errors import LogError
-from steer.adapter import LOADED_STATES, AdapterState, WatchLimits
+from steer.adapter import LOADED_STATES, AdapterState, Traffic, WatchLimits
 
 logger = logging.getLogger("steer.proxy")
 
@@ -106,11 +106,11 @@ class Keeper:
         self._router.update([row.route for row in routes], versions)
 
     def _exchange(
-        self, counted: dict[int, dict[watch.Side, watch.Traffic]], usage: dict[str, int]
+        self, counted: dict[int, dict[watch.Side, Traffic]], usage: dict[str, int]
     ) -> tuple[list[RouteRow], list[Adapter], list[str]]:
         registry = self._registry
         if counted:
-            registry.change(lambda c: [watch.add_traffic(c, id, sides) for id, sides in counted.items()])
+            registry.change(lambda c: watch.add_all(c, counted))
         counted.clear()  # told: a later failure must not tell it again
         if usage != self._usage:
             registry.change(lambda c: watch.tell_usage(c, self._owner_id, usage))

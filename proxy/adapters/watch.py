@@ -15,6 +15,12 @@ from steer.adapter import Traffic, WatchLimits, look
 Side = Literal["candidate", "champion"]
 
 
+def add_all(connection: Connection, counted: Mapping[int, Mapping[Side, Traffic]]) -> None:
+    """`add_traffic` for every episode."""
+    for canary_id, sides in counted.items():
+        add_traffic(connection, canary_id, sides)
+
+
 def add_traffic(connection: Connection, canary_id: int, counted: Mapping[Side, Traffic]) -> None:
     """Add what one process has served since it last told; an episode that has ended takes no more."""
     table, sums = adapter_canaries, {}
