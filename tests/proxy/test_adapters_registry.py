@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -145,7 +146,7 @@ def test_the_kill_switch_changes_nothing_else(registry: AdapterRegistry) -> None
     registry.change(lambda c: changes.switch(c, "public", is_off=False, actor="test", reason=None))
     assert route(registry) == before
     for target in ("public", "safe@1"):
-        assert registry.change(lambda c, target=target: changes.route_of(c, target)).route == before
+        assert registry.change(partial(changes.route_of, target=target)).route == before
 
 
 def canary_of(registry: AdapterRegistry, promote_after: int | None = None) -> int:
@@ -159,7 +160,7 @@ def test_counts_of_several_proxies_add_up_and_a_worse_candidate_goes(registry: A
     id = canary_of(registry)
     for _ in range(2):
         counted: dict[watch.Side, Traffic] = {"candidate": Traffic(20, 12, 0), "champion": Traffic(30, 3, 1)}
-        registry.change(lambda c, counted=counted: watch.add_traffic(c, id, counted))
+        registry.change(partial(watch.add_traffic, canary_id=id, counted=counted))
     canary = registry.read(lambda c: read_canary(c, id))
     assert (canary.of_candidate, canary.of_champion) == (Traffic(40, 24, 0), Traffic(60, 6, 2))
     done = registry.change(lambda c: watch.judge(c, id, WatchLimits()))
@@ -176,7 +177,7 @@ def test_a_candidate_that_served_long_enough_is_promoted(registry: AdapterRegist
     id = canary_of(registry, promote_after=32)
     for conversations, expected in ((31, None), (1, "promoted safe@2")):
         counted: dict[watch.Side, Traffic] = {"candidate": Traffic(conversations), "champion": Traffic(conversations)}
-        registry.change(lambda c, counted=counted: watch.add_traffic(c, id, counted))
+        registry.change(partial(watch.add_traffic, canary_id=id, counted=counted))
         done = registry.change(lambda c: watch.judge(c, id, WatchLimits()))
         assert done is None if expected is None else (done or "").startswith(expected)
     assert states(registry) == {"safe@1": "standby", "safe@2": "champion"}

@@ -33,7 +33,7 @@ def random_adapter(base_folder: Path, folder: Path, *, rank: int = 4, seed: int 
     for name, weight in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    tuned.save_pretrained(folder)
+    tuned.save_pretrained(str(folder))
     (folder / "README.md").unlink(missing_ok=True)
     config = json.loads((folder / "adapter_config.json").read_text())
     write_json(folder / "adapter_config.json", config | {"base_model_name_or_path": str(base_folder)})
@@ -123,6 +123,10 @@ def _other_layer(tensors: dict[str, torch.Tensor]) -> None:
         tensors[name.replace("layers.0", "layers.7")] = tensors.pop(name)
 
 
+def _doubled(tensors: dict[str, torch.Tensor]) -> None:
+    tensors[first_key(tensors, "A")] *= 2
+
+
 def _more_than_lora(tensors: dict[str, torch.Tensor]) -> None:
     tensors["base_model.model.model.embed_tokens.weight"] = torch.zeros(2, 2)
 
@@ -193,7 +197,7 @@ def test_the_tokenizer_must_be_the_bases(adapter: Path, base: BaseModel) -> None
 
 
 def test_weights_that_the_manifest_does_not_know_are_refused(adapter: Path, base: BaseModel) -> None:
-    rewrite(adapter, lambda tensors: tensors[first_key(tensors, "A")].mul_(2), honest=False)
+    rewrite(adapter, _doubled, honest=False)
     assert faults(adapter, base) == [
         "manifest.json: files differ from what it names: the weights were changed after training"
     ]
