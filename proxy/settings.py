@@ -62,6 +62,8 @@ class UpstreamSettings(_Section):
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:
+        if "@" in self.url:
+            raise ValueError("url must hold no user and no password, since messages name it: use upstream.api_key")
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"url must begin with http:// or https://, not {self.url!r}")
         if self.url.rstrip("/").endswith("/v1"):

@@ -182,11 +182,16 @@ class UpstreamClient:
                 raise  # no connection at all: there is nobody to ask
             return await session.request(method, url, json=body, headers=headers, allow_redirects=False)
 
-    async def _status_error(self, response: aiohttp.ClientResponse) -> UpstreamStatusError:
+    async def _status_error(self, response: aiohttp.ClientResponse) -> UpstreamError:
+        if self._api_key is not None and response.status in (401, 403):
+            # The operator's key, so no client's fault; and what the engine says about a key may quote it.
+            return UpstreamError("the upstream refuses the proxy's own key: correct upstream.api_key")
         try:
             body = await _read_bounded(response, 1 << 20)
         except (aiohttp.ClientError, OSError, TimeoutError, UpstreamError):
             body = b""
+        if self._api_key is not None:
+            body = body.replace(self._api_key.encode(), b"***")
         return UpstreamStatusError(response.status, body, response.content_type)
 
 

@@ -1,16 +1,16 @@
 """What one process knows of keys and tenants: a snapshot in memory, brought up to date by a thread.
 
 Requests never wait for the database to be let in. The thread looks at `access_version` every REFRESH_S, so that a
-revoked key is refused everywhere within a few seconds. Where the database can't be asked, the snapshot ages: after
-CURRENT_S what is not in it can't be called wrong any more (503, not 401), and after `offline_s` it is not believed at
-all. A thread, not a task: it may block in a driver for as long as that hangs, and a busy event loop can't delay it.
+revoked key is refused everywhere within a few seconds. While the database can't be asked, a key that is not in the
+snapshot can't be called wrong (503, not 401); those that are in it go on until the snapshot is too old, which the gate
+decides. A thread, not a task: it may block in a driver for as long as that hangs, and a busy event loop can't delay it.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
@@ -25,7 +25,7 @@ from proxy.log.rows import now_us
 
 logger = logging.getLogger("steer.access")
 
-# A change is seen everywhere within 5 s: this, one read, and as much again to spare.
+# A change is seen everywhere within CURRENT_S: this, one read, and as much again to spare.
 REFRESH_S = 2.0
 CURRENT_S = 5.0
 # A wrong key is looked for in the database before it is called wrong (it may be new), but not more often than this,
@@ -52,8 +52,15 @@ class Snapshot:
 class Directory:
     """The snapshot of one process. Start it with `with`; leaving ends the thread."""
 
-    def __init__(self, store: AccessStore, make_rules: MakeRules, refresh_s: float = REFRESH_S) -> None:
+    def __init__(
+        self,
+        store: AccessStore,
+        make_rules: MakeRules,
+        refresh_s: float = REFRESH_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
+        self._clock = clock
         self._make_rules = make_rules
         self._refresh_s = refresh_s
         self._snapshot = Snapshot()
@@ -61,7 +68,7 @@ class Directory:
         self._is_reachable = True
         self._missed_at = -_MISSES_EVERY_S
         self._used_us: dict[str, int] = {}
-        self._used_at = time.monotonic()
+        self._used_at = clock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="steer-access", daemon=True)
 
@@ -84,15 +91,22 @@ class Directory:
     @property
     def age_s(self) -> float:
         """How long ago the database last confirmed the snapshot."""
-        return time.monotonic() - self._snapshot.read_at
+        return self._clock() - self._snapshot.read_at
+
+    @property
+    def is_current(self) -> bool:
+        """Whether a key that is not in the snapshot is one that there is not."""
+        return self._is_reachable and self.age_s <= CURRENT_S
 
     async def look_again(self) -> None:
         """Ask the database now, for a key that is not known; returns at once where others have just asked."""
-        if time.monotonic() - self._missed_at < _MISSES_EVERY_S:
+        if self._clock() - self._missed_at < _MISSES_EVERY_S:
             return
-        self._missed_at = time.monotonic()
-        with anyio.move_on_after(_MISS_WAIT_S):
+        self._missed_at = self._clock()
+        with anyio.move_on_after(_MISS_WAIT_S) as waited:
             await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
+        if waited.cancelled_caught:
+            self._is_reachable = False
 
     def used(self, key: Key) -> None:
         """A key let somebody in."""
@@ -101,10 +115,13 @@ class Directory:
     def _run(self) -> None:
         while not self._closing.wait(self._refresh_s):
             self._refresh()
-            if time.monotonic() - self._used_at >= _USED_EVERY_S:
+            if self._clock() - self._used_at >= _USED_EVERY_S:
                 self._note_used()
 
     def _refresh(self) -> None:
+        if not self._reading.acquire(timeout=_MISS_WAIT_S):  # another read hangs: no thread waits behind it for ever
+            self._is_reachable = False
+            return
         try:
             self._read()
         except LogError as error:
@@ -115,16 +132,16 @@ class Directory:
             if not self._is_reachable:
                 logger.info("keys can be read again")
             self._is_reachable = True
+        finally:
+            self._reading.release()
 
     def _read(self) -> None:
-        with self._reading:
-            asked_at = time.monotonic()
-            known = self._snapshot
-            content = self._store.content(known.version)
-            if content is None:
-                self._snapshot = Snapshot(asked_at, known.version, known.keys, known.tenants, known.rules)
-            else:
-                self._snapshot = self._snapshot_of(content, asked_at)
+        asked_at, known = self._clock(), self._snapshot
+        content = self._store.content(known.version)
+        if content is None:
+            self._snapshot = replace(known, read_at=asked_at)
+        else:
+            self._snapshot = self._snapshot_of(content, asked_at)
 
     def _snapshot_of(self, content: Content, asked_at: float) -> Snapshot:
         rules: dict[str, Rules] = {}
@@ -136,7 +153,7 @@ class Directory:
         return Snapshot(asked_at, content.version, content.keys, content.tenants, rules)
 
     def _note_used(self) -> None:
-        self._used_at = time.monotonic()
+        self._used_at = self._clock()
         used, self._used_us = self._used_us, {}
         if not used:
             return

@@ -134,7 +134,7 @@ class Gate:
             self._failures.check(address)
             await self._directory.look_again()
             found = self._find(shown[0])
-        if found is None and self._directory.age_s > CURRENT_S:
+        if found is None and not self._directory.is_current:
             raise _unavailable("keys can't be looked up at the moment, and yours is not among those known here")
         if found is None or (state := found.state(now_us())) != "active":
             if self._failures.count(address):

@@ -158,12 +158,14 @@ class RunningProxy:
             )
 
     @asynccontextmanager
-    async def stream(self, content: str = "Hello", **body: Any) -> AsyncIterator[LiveStream]:
+    async def stream(
+        self, content: str = "Hello", *, headers: dict[str, str] | None = None, **body: Any
+    ) -> AsyncIterator[LiveStream]:
         """One streamed request, to be read event by event."""
         sent = {"model": "scripted", "messages": [{"role": "user", "content": content}], "stream": True} | body
         async with (
             aiohttp.ClientSession(read_bufsize=1024) as session,
-            session.post(self.url + "/v1/chat/completions", json=sent) as response,
+            session.post(self.url + "/v1/chat/completions", json=sent, headers=headers) as response,
         ):
             yield LiveStream(response)
 
