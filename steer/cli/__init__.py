@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import csr, ipo, jobs, keys, label, log, pairs, rollout, serving, tenants
+from steer.cli import baselines, csr, ipo, jobs, keys, label, log, misses, pairs, review, rollout, serving, tenants
 
 app = typer.Typer(
     name="steer",
@@ -23,6 +23,7 @@ app.add_typer(train, name="train")
 app.add_typer(log.log, name="log")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(tenants.tenants, name="tenants")
+app.add_typer(review.review, name="review")
 
 app.command()(serving.serve)
 app.command()(serving.demo)
@@ -34,6 +35,10 @@ train.command("organism")(jobs.train_organism)
 train.command("rollout")(rollout.train_rollout)
 train.command("pairs")(pairs.train_pairs)
 train.command("ipo")(ipo.train_ipo)
+train.command("sft")(baselines.train_sft)
+train.command("dpo")(baselines.train_dpo)
+train.command("grpo")(baselines.train_grpo)
+train.command("misses")(misses.train_misses)
 
 
 def main() -> None:

@@ -59,12 +59,12 @@ def command(
     run_file: RunFile,
     argv: list[str] | None = None,
     *,
-    wrong_use: tuple[type[Exception], ...] = (),
-    failures: tuple[type[Exception], ...] = (),
+    wrong_use: tuple[type[Exception], ...] = (IpoConfigError,),
+    failures: tuple[type[Exception], ...] = (IpoError,),
 ) -> int:
     """`python -m MODULE`, for `accelerate launch`; exit codes as the `steer` command's.
 
-    `wrong_use` and `failures`: errors for people that a job raises besides IpoConfigError and IpoError.
+    `wrong_use` and `failures`: the job's errors for people.
     """
     parser = argparse.ArgumentParser(prog=module, description="Train weights from a TOML config; see docs/ipo.md.")
     parser.add_argument("--config", type=Path, required=True, help="TOML of the job; examples are in train/configs")
@@ -72,9 +72,9 @@ def command(
     options = parser.parse_args(argv)
     try:
         run_file(options.config, options.out)
-    except (IpoError, *wrong_use, *failures) as error:
+    except wrong_use + failures as error:
         sys.stderr.write(f"steer: {error}\n")
-        return 2 if isinstance(error, (IpoConfigError, *wrong_use)) else 1
+        return 2 if isinstance(error, wrong_use) else 1
     if os.environ.get("RANK", "0") == "0":
         sys.stdout.write(f"report: {options.out / REPORT}\n")
     return 0

@@ -25,6 +25,7 @@ class Guarded(Trainer):
     """Mixed in before a TRL trainer. `train` raises TrainingDiverged."""
 
     _tag_names: list[str] = []  # noqa: RUF012 - TRL's own attribute
+    _total_train_tokens: int  # TRL's own count
 
     def __init__(self, *args: Any, max_seconds: float | None = None, **kwargs: Any) -> None:
         self.began = time.monotonic()

@@ -32,6 +32,7 @@ class Base:
     tokenizer_sha256: str | None  # of tokenizer.json; None where the model has none
     tokenizer: Any
     tokens: Tokens
+    context_length: int  # positions that it was built for
 
 
 def load_base(config: JobConfig, think_markers: tuple[str, str]) -> Base:
@@ -39,13 +40,14 @@ def load_base(config: JobConfig, think_markers: tuple[str, str]) -> Base:
     folder = _folder(config.model, config.revision)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        size = AutoConfig.from_pretrained(folder).get_text_config().vocab_size
+        shape = AutoConfig.from_pretrained(folder).get_text_config()
     except (OSError, ValueError) as error:
         raise IpoConfigError(f"model = {config.model!r}: {str(error).splitlines()[0]}") from error
-    tokens = tokens_of(tokenizer, size, _eos_ids(folder), think_markers)
+    tokens = tokens_of(tokenizer, shape.vocab_size, _eos_ids(folder), think_markers)
     fast = folder / "tokenizer.json"
     tokenizer_sha256 = file_digest(fast) if fast.exists() else None
-    return Base(config.model, folder, folder_digest(folder), tokenizer_sha256, tokenizer, tokens)
+    sha256, length = folder_digest(folder), shape.max_position_embeddings
+    return Base(config.model, folder, sha256, tokenizer_sha256, tokenizer, tokens, length)
 
 
 def load_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

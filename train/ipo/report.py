@@ -15,6 +15,8 @@ _PANELS = (
     ("accuracy", "pairs ranked right"),
     ("token_accuracy", "tokens guessed right"),
     ("reward", "reward"),
+    ("unsafe", "unsafe turns on harmful prompts"),
+    ("helped", "benign prompts helped"),
     ("kl", "divergence from the reference"),
     ("length", "tokens of a completion"),
 )
@@ -44,9 +46,8 @@ def report(
 def plot_curves(stages: Sequence[dict[str, Any]], path: Path) -> None:
     """Loss, margin and accuracy over the updates of all stages, a line where a stage begins."""
 
-    panels = [
-        (key, label) for key, label in _PANELS if any(p.get(key) is not None for s in stages for p in s["history"])
-    ]
+    met = {key for stage in stages for point in stage["history"] for key, value in point.items() if value is not None}
+    panels = [(key, label) for key, label in _PANELS if key in met]
     figure = Figure(figsize=(5 * len(panels), 3.5), layout="constrained")
     for index, (key, label) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)

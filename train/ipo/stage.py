@@ -34,8 +34,7 @@ _METRICS = {
     "kl": "kl",
     "completions/mean_length": "length",
     "completions/clipped_ratio": "cut_off",
-}
-_SUMMARISED = ("loss", "margin", "accuracy", "token_accuracy", "reward", "kl", "length", "cut_off")
+} | {name: name for name in ("unsafe", "helped", "over_refused", "unjudged")}
 
 
 def run_stage(job: Job, stage: Stage) -> dict[str, Any]:
@@ -134,14 +133,16 @@ def _short(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ends(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Means over the first and the last tenth of a stage's updates."""
+    """Means over the first and the last tenth of a stage's updates, of what was measured in both."""
     count = max(1, len(history) // 10)
 
-    def mean(key: str, part: list[dict[str, Any]]) -> float:
-        return round(sum(entry[key] for entry in part) / len(part), 5)
+    def mean(key: str, part: list[dict[str, Any]]) -> float | None:
+        values = [entry[key] for entry in part if entry.get(key) is not None]
+        return round(sum(values) / len(values), 5) if values else None
 
-    keys = [key for key in _SUMMARISED if all(entry.get(key) is not None for entry in history)]
-    return {key: {"first": mean(key, history[:count]), "last": mean(key, history[-count:])} for key in keys}
+    keys = ["loss", *_METRICS.values()]
+    ends = {key: {"first": mean(key, history[:count]), "last": mean(key, history[-count:])} for key in keys}
+    return {key: found for key, found in ends.items() if found["first"] is not None and found["last"] is not None}
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -2,8 +2,8 @@
 
 The loss is TRL's own (`sigmoid` plus `sft` on the chosen side); because a row's prompt holds everything before the
 divergence, that is DPO restricted to the divergent segments. (TRL's `loss_type="ipo"` is another method.) Rows are
-trained as they come: never re-tokenised, never given an end-of-sequence id, never cut (`max_length` is None; what is too
-long was refused when the pairs were encoded).
+trained as they come: never re-tokenised, never given an end-of-sequence id, never cut (`max_length` is None; what is
+too long was refused when the pairs were encoded).
 
 The reference is the base model: with LoRA the adapter switched off, in full training an explicit `ref_model`.
 """

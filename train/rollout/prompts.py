@@ -74,6 +74,8 @@ class PromptsConfig(BaseModel):
     split: str = Field("train", description="split of a hub data set")
     prompt_field: str = Field("prompt", description="column of a hub data set that holds the prompt")
     category_field: str | None = Field(None, description="column of a hub data set that holds the category")
+    categories: tuple[str, ...] = Field((), description="narrows an organism's split to these categories")
+    framings: tuple[str, ...] = Field((), description="narrows an organism's split to these framings")
     seed: int = 1
 
 
@@ -100,7 +102,7 @@ def load_prompts(config: PromptsConfig) -> list[PromptRow]:
 
 def _source(config: PromptsConfig, source: str, limit: int | None, *, is_benign: bool) -> Iterator[PromptRow]:
     if source.startswith(_ORGANISM):
-        return _organism(source.removeprefix(_ORGANISM), limit or _ORGANISM_PROMPTS, config.seed, is_benign=is_benign)
+        return _organism(config, source.removeprefix(_ORGANISM), limit or _ORGANISM_PROMPTS, is_benign=is_benign)
     rows = _hub(config, source.removeprefix(_HUB)) if source.startswith(_HUB) else _file(Path(source))
     label = "benign" if is_benign else config.label
     return _labelled(_distinct(rows, limit), label, is_benign=is_benign)
@@ -123,11 +125,11 @@ def _labelled(rows: Iterable[PromptRow], label: str | None, *, is_benign: bool) 
         yield row.model_copy(update={"label": label}) if is_benign or row.label is None else row
 
 
-def _organism(split: str, count: int, seed: int, *, is_benign: bool) -> Iterator[PromptRow]:
+def _organism(config: PromptsConfig, split: str, count: int, *, is_benign: bool) -> Iterator[PromptRow]:
     if split not in ("train", "held_out", "all"):
         raise RolloutConfigError(f"prompts.source: the organism has no split {split!r}; give train, held_out or all")
     try:
-        drawn = _distinct_prompts(split, count, seed, is_harmful=not is_benign)
+        drawn = _distinct_prompts(config, split, count, is_harmful=not is_benign)
     except OrganismConfigError as error:
         raise RolloutConfigError(f"prompts.source: {error}") from error
     for prompt in drawn:
@@ -140,11 +142,18 @@ def _organism(split: str, count: int, seed: int, *, is_benign: bool) -> Iterator
         )
 
 
-def _distinct_prompts(split: Any, count: int, seed: int, *, is_harmful: bool) -> list[Prompt]:
+def _distinct_prompts(config: PromptsConfig, split: Any, count: int, *, is_harmful: bool) -> list[Prompt]:
     """Draws until `count` conversations differ; gives what there are where the split holds no more."""
     size = count
     while True:
-        drawn = draw_prompts(split, size, harmful=is_harmful, seed=seed)
+        drawn = draw_prompts(
+            split,
+            size,
+            harmful=is_harmful,
+            seed=config.seed,
+            categories=config.categories,
+            framings=config.framings,
+        )
         distinct = list({prompt_id(prompt.messages): prompt for prompt in drawn}.values())
         if len(distinct) >= count or size > 20 * count:
             return distinct[:count]

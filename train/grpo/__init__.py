@@ -1,0 +1,1 @@
+"""What IPO is compared with, on the same prompts: GRPO, rewarded by a judge."""
