@@ -211,7 +211,7 @@ def read_report(path: Path) -> EvaluationReport:
     try:
         return EvaluationReport.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise EvaluationConfigError(f"cannot read {path}: {error.strerror}; give a report.json of `steer eval`") from error
+        raise EvaluationConfigError(f"cannot read {path}: {error.strerror}; give `steer eval`'s report.json") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "report"
