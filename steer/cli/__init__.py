@@ -6,7 +6,22 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 
 import typer
 
-from steer.cli import baselines, csr, ipo, jobs, keys, label, log, misses, pairs, review, rollout, serving, tenants
+from steer.cli import (
+    baselines,
+    csr,
+    evaluation,
+    ipo,
+    jobs,
+    keys,
+    label,
+    log,
+    misses,
+    pairs,
+    review,
+    rollout,
+    serving,
+    tenants,
+)
 
 app = typer.Typer(
     name="steer",
