@@ -31,6 +31,8 @@ from proxy.log.setup import open_log
 from proxy.measuring import make_metrics, make_page
 from proxy.meter import MeteredLog
 from proxy.responses import send_error, send_json
+from proxy.review import api as review_api
+from proxy.review.opening import open_review
 from proxy.rules import make_limits
 from proxy.settings import Settings
 from proxy.think import ThinkMarkers
@@ -95,6 +97,8 @@ class Proxy:
             case "/v1/chat/completions":
                 with self._metrics.in_flight.track_inprogress():
                     await self._chat(scope, receive, send, request_id)
+            case path if path.startswith(review_api.PREFIX):
+                await self._services.review.api.answer(scope, receive, send, request_id)
             case path:
                 raise AssertionError(f"{path} is in the table of routes, and nothing serves it")
 
@@ -218,7 +222,8 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
             )
         )
         gate = stack.enter_context(open_gate(settings, artifact))
-        metrics = make_metrics(settings, make_rules(settings, artifact, {}).policy, artifact)
+        policy = make_rules(settings, artifact, {}).policy
+        metrics = make_metrics(settings, policy, artifact)
         prober = Prober(client, markers, tokenizer)
         yield Services(
             client=client,
@@ -232,6 +237,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
             reveals_rejected=settings.policy.reveal_rejected,
             metrics=metrics,
             metrics_page=make_page(settings, metrics, log),
+            review=await stack.enter_async_context(open_review(settings, log, policy.threshold, metrics.samples)),
         )
 
 

@@ -35,6 +35,7 @@ from proxy.records import Origin, Transcript
 from proxy.responses import send_json
 from proxy.resume import first_body
 from proxy.resumer import Resumer
+from proxy.review.opening import Review
 from proxy.scrape import MetricsPage
 from proxy.session import Session, Show
 from proxy.stops import StopStrings
@@ -60,6 +61,7 @@ class Services:
     metrics: Metrics
     metrics_page: MetricsPage | None
     router: Router
+    review: Review
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,7 @@ class Exchange:
             hides_reasoning=request.hide_reasoning,
             forwards_end=request.stream,
             forwards_usage=request.stream and request.n == 1,
+            sample=services.review.sample(self.request_id, self.admission),
         )
         self.routed.streams.append(session)
         return session

@@ -52,6 +52,12 @@ class Metrics:
             "steer_reviews", "interventions in the log by review state", ["state"],
             registry=registry, multiprocess_mode="mostrecent",
         )  # fmt: skip
+        self.samples = Counter(
+            "steer_samples",
+            "unhalted choices that were drawn to be looked at for misses",
+            ["result"],
+            registry=registry,
+        )
         self.upstream_errors = Counter(
             "steer_upstream_errors",
             "leg: the engine broke off or could not resume; answer: a client got an upstream error as its answer",

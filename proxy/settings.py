@@ -192,6 +192,23 @@ class AdapterSettings(_Section):
     )
 
 
+class ReviewSettings(_Section):
+    """Reviewers' decisions, and samples of traffic that nothing halted: docs/review.md."""
+
+    reviewers: int = Field(1, ge=1, le=5, description="reviewers who must agree before a record is marked")
+    sample_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of requests kept whole, to be judged for misses; wants store_text = full",
+    )
+    sample_per_hour: int = Field(200, ge=1, description="samples an hour, at most, per process")
+    sample_max_chars: int = Field(
+        200_000, ge=1000, description="longest reasoning and answer of a sample; longer ones are left out"
+    )
+    sample_keep_days: float = Field(30.0, gt=0, description="age at which samples go in which nothing was found")
+
+
 class LimitSettings(_Section):
     """What one request may ask for."""
 
@@ -221,6 +238,7 @@ class Settings(BaseSettings):
     access: AccessSettings = AccessSettings()
     metrics: MetricsSettings = MetricsSettings()
     adapters: AdapterSettings = AdapterSettings()
+    review: ReviewSettings = ReviewSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
     def shown(self) -> str:

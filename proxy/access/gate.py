@@ -34,11 +34,13 @@ _IN_SCOPE = "steer.admission"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """What the application needs to know of a request that was let in. `spend_tokens`: to be told what it used."""
+    """What the application needs to know of a request that was let in. `spend_tokens`: to be told what it used.
+    `may_train`: whether the tenant's traffic may be looked at for training."""
 
     identity: Identity
     rules: Rules
     spend_tokens: Callable[[int], None]
+    may_train: bool
 
 
 def admission_of(scope: Mapping[str, Any]) -> Admission:
@@ -97,7 +99,9 @@ class Gate:
             with limited as spend_tokens:
                 passed = with_identity(_without_our_key(scope), caller.identity)
                 if route.is_limited:
-                    passed[_IN_SCOPE] = Admission(caller.identity, self._rules(tenant.name), spend_tokens)
+                    passed[_IN_SCOPE] = Admission(
+                        caller.identity, self._rules(tenant.name), spend_tokens, tenant.may_train
+                    )
                 await app(passed, receive, send)
 
         return guarded

@@ -1,25 +1,12 @@
 """What the review API takes and gives: JSON bodies, checked at the border."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from proxy.review.queue import QueuePage
 from steer.review import SecondVerdict
 from steer.triggers import Kind
-
-# Notes are remarks, not documents.
-MAX_NOTE = 4000
-
-
-def _plain(text: str) -> str:
-    if any(char < " " and char not in "\n\t" for char in text):
-        raise ValueError("control characters can't be stored")
-    return text
-
-
-Note = Annotated[str, Field(min_length=1, max_length=MAX_NOTE), AfterValidator(_plain)]
-Wording = Annotated[str, Field(min_length=8, max_length=500), AfterValidator(_plain)]
 
 
 class _Body(BaseModel):
@@ -33,8 +20,8 @@ class SayingBody(_Body):
     decision: Literal["confirmed", "false_halt", "dismissed", "unreviewed"] | None = None
     final: bool = False
     segment: int | None = Field(None, ge=0)
-    note: Note | None = None
-    trigger: Wording | None = None
+    note: str | None = None
+    trigger: str | None = None
     trigger_kind: Kind | None = None
 
     @model_validator(mode="after")

@@ -6,8 +6,9 @@ reviewers say, and the audit trail told. `interventions.review_state` and `sampl
 
 import uuid
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, func, literal, select
 
 from proxy.log.rows import now_us
 from proxy.log.sql import insert_once
@@ -21,6 +22,8 @@ from steer.review import SubjectKind
 
 # A subject that nobody has spoken of yet.
 FIRST_VERSION = 0
+# (shortest, longest): notes are remarks, not documents; a wording is what a trigger may be (`steer.triggers`).
+NOTE_CHARS, TRIGGER_CHARS = (1, 4000), (8, 500)
 # A sample becomes a subject when it is judged or reviewed; before, it has one of these states.
 UNJUDGED, CLEAR = "unjudged", "clear"
 
@@ -62,6 +65,7 @@ class Subject:
     tenant: str
     state: str
     version: int
+    segments: int = 0
 
 
 def find_subject(connection: Connection, subject_id: str, tenant: str | None = None, *, locks: bool = False) -> Subject:
@@ -71,7 +75,8 @@ def find_subject(connection: Connection, subject_id: str, tenant: str | None = N
     if row is None or (tenant is not None and row.tenant != tenant):
         raise UnknownSubject(f"no intervention or sample {subject_id}: `steer review list` shows what there is")
     known = connection.execute(select(review_subjects.c.version).where(review_subjects.c.id == subject_id)).first()
-    return Subject(subject_id, kind, row.tenant, row.state, FIRST_VERSION if known is None else known.version)
+    version = FIRST_VERSION if known is None else known.version
+    return Subject(subject_id, kind, row.tenant, row.state, version, row.segments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +133,11 @@ def settle(connection: Connection, subject: Subject, settled: Resolution) -> Non
         connection.execute(samples.update().where(samples.c.id == subject.id).values(state=settled.state))
 
 
-def _find(connection: Connection, subject_id: str, *, locks: bool) -> tuple[Row[tuple[str, str]] | None, SubjectKind]:
-    """(tenant, state). SQLite knows no locks of rows: its writer holds the whole database."""
-    halted = select(interventions.c.tenant, interventions.c.review_state.label("state"))
+def _find(connection: Connection, subject_id: str, *, locks: bool) -> tuple[Row[Any, Any, Any] | None, SubjectKind]:
+    """(tenant, state, segments). SQLite knows no locks of rows: its writer holds the whole database."""
+    halted = select(interventions.c.tenant, interventions.c.review_state.label("state"), literal(0).label("segments"))
     halted = halted.where(interventions.c.id == subject_id)
-    sampled = select(samples.c.tenant, samples.c.state).where(samples.c.id == subject_id)
+    sampled = select(samples.c.tenant, samples.c.state, samples.c.segments).where(samples.c.id == subject_id)
     found = connection.execute(halted.with_for_update() if locks else halted).first()
     if found is not None:
         return found, "intervention"
@@ -148,6 +153,13 @@ def _check(subject: Subject, saying: Saying) -> None:
         )
     if saying.segment is not None and (subject.kind != "sample" or saying.decision != "confirmed"):
         raise WrongDecision("segment: only a sample that is confirmed as a miss has one: leave it out")
+    if saying.segment is not None and not 0 <= saying.segment < subject.segments:
+        raise WrongDecision(f"segment: {subject.id} has segments 0 to {subject.segments - 1}")
+    for name, text, limits in (("note", saying.note, NOTE_CHARS), ("trigger", saying.trigger, TRIGGER_CHARS)):
+        if text is not None and not limits[0] <= len(text) <= limits[1]:
+            raise WrongDecision(f"{name}: between {limits[0]} and {limits[1]} characters, not {len(text)}")
+        if text is not None and not all(char.isprintable() or char in "\n\t" for char in text):
+            raise WrongDecision(f"{name}: control characters can't be stored")
     if saying.is_final and saying.decision in (None, UNREVIEWED):
         raise WrongDecision("final: only a decision can be; say which")
 
@@ -180,7 +192,7 @@ def _put_texts(
             "body": keeper.seal(_redacted(body, keeper)),
         }  # fmt: skip
         connection.execute(review_texts.insert(), values)
-        after = {"id": str(values["id"]), "chars": len(body)}
+        after: Values = {"id": str(values["id"]), "chars": len(body)}
         action = "review.note" if kind == "note" else "review.propose_trigger"
         write_entry(connection, actor, action, subject.id, tenant=subject.tenant, after=after)
         made.append(str(values["id"]))

@@ -70,6 +70,7 @@ class _Ended:
             created_at=datetime.now(UTC),
             mode=origin.mode,
             model=origin.model,
+            adapter=origin.adapter,
             policy_hash=origin.policy_hash,
             detector_hash=origin.detector_hash,
             finish_reason=self.finish_reason,

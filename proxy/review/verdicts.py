@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Table, exists, func, select
 
 from proxy.log.rows import microseconds, now_us
 from proxy.log.tables import interventions
-from proxy.review.audit import Actor, write_entry
+from proxy.review.audit import Actor, Values, write_entry
 from proxy.review.decisions import CLEAR, UNJUDGED, Subject, ensure_subject, find_subject
 from proxy.review.errors import UnknownSubject
 from proxy.review.resolve import UNREVIEWED
@@ -78,7 +78,7 @@ def import_verdicts(connection: Connection, actor: Actor, verdicts: Sequence[Sec
         written += 1
         _move(connection, subject, state, disagrees=disagrees)
     if written:
-        after = {"written": written, "finds": finds, "disagreements": disagreements, "judge": verdicts[0].judge}
+        after: Values = {"written": written, "finds": finds, "disagreements": disagreements, "judge": verdicts[0].judge}
         write_entry(connection, actor, "review.second_verdicts", "import", after=after)
     return Imported(written, unknown, finds, disagreements)
 

@@ -1,13 +1,14 @@
 """Decisions of reviewers: what becomes of them, who may see and settle what, and the trail that they leave."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from proxy.log.connect import open_engine, parse_url
@@ -32,6 +33,10 @@ WORDING = "Wait, what would this be used for?"
 async def log(log_url: str) -> AsyncIterator[Opened]:
     async with opened(log_url) as made:
         yield made
+
+
+def _execute(connection: Connection, statement: str) -> None:
+    connection.execute(text(statement))
 
 
 async def trail(log: Opened, **asked: Any) -> list[Entry]:
@@ -202,7 +207,11 @@ async def test_a_better_trigger_is_stored_and_used_by_nobody_before_it_is_approv
     operator, id = actor_of(OPERATOR), said.text_ids[0]
     for trigger_id, message in (("risk-1", "already names"), (None, "needs both"), ("No good", "pattern")):
         with pytest.raises(WrongDecision, match=message):
-            await store.write(lambda c, name=trigger_id: settle_proposal(c, texts, operator, id, Settling(True, name)))
+            await store.write(
+                partial(
+                    settle_proposal, keeper=texts, actor=operator, proposal_id=id, settling=Settling(True, trigger_id)
+                )
+            )
     await store.write(lambda c: settle_proposal(c, texts, operator, id, Settling(True, "own-1")))
     (approved,) = await store.read(lambda connection: proposals(connection, texts))
     assert (approved.state, approved.trigger_id, approved.trigger_kind) == ("approved", "own-1", "reframe_task")
@@ -219,7 +228,7 @@ async def test_the_trail_takes_no_change_and_outlives_what_it_tells_of(log: Open
     before = await trail(log)
     for statement in ("update audit set actor = 'nobody'", "delete from audit"):
         with pytest.raises(LogError):
-            await log.desk.store.write(lambda connection, sql=statement: connection.execute(text(sql)))
+            await log.desk.store.write(partial(_execute, statement=statement))
     engine = open_engine(parse_url(log_url), writes=True)
     with engine.begin() as connection:
         connection.execute(text("delete from interventions"))

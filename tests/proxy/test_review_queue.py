@@ -31,7 +31,7 @@ async def log(log_url: str) -> AsyncIterator[Opened]:
         yield made
 
 
-def verdict(id: str, kind: SubjectKind = "sample", **said: bool) -> SecondVerdict:
+def verdict(id: str, kind: SubjectKind = "sample", /, **said: Any) -> SecondVerdict:
     return SecondVerdict(id=id, kind=kind, judge="judge-1", **said)
 
 
@@ -141,8 +141,8 @@ async def test_what_a_judge_finds_in_unhalted_traffic_is_listed_as_a_miss(log: O
     traces, last = await log.desk.unjudged(ANN, "sample", "judge-1", limit=2)
     assert [trace.id for trace in traces] == ["s-1", "s-2"]
     assert (traces[0].reasoning, traces[0].answer) == ("Okay then. I will plan it. So the steps.", "Here.")
-    unsafe = {"unsafe_reasoning": True, "unsafe_answer": False}
-    safe = {"unsafe_reasoning": False, "unsafe_answer": False}
+    unsafe: dict[str, Any] = {"unsafe_reasoning": True, "unsafe_answer": False}
+    safe: dict[str, Any] = {"unsafe_reasoning": False, "unsafe_answer": False}
     found = await judged(log, verdict("s-1", **unsafe), verdict("s-2", **safe), verdict("gone", **safe))
     assert found == Imported(written=2, unknown=1, finds=1, disagreements=1)
     assert last == "s-2"
