@@ -30,6 +30,7 @@ class ModelConfig(_Model):
     tokenizer: str | None = Field(None, description="folder or hub name of the tokenizer; none: the model's own")
     served_name: str | None = Field(None, description="name that a server knows it by; none: `name`")
     adapter: str | None = Field(None, description="LoRA folder; with engine.kind = served, the adapter's served name")
+    recorded_adapter: str | None = Field(None, description="what intervention records call it; none: `adapter`")
     recorded_as: tuple[str, ...] = Field((), description="further names of this model in intervention records")
     template_options: dict[str, Any] = Field(default_factory=dict, description="options of the chat template")
 

@@ -171,7 +171,7 @@ def _input(config: RolloutConfig) -> _Input:
     records = read_records(config.records.source)
     model = config.model
     names = frozenset(name for name in (model.name, model.served_name, *model.recorded_as) if name is not None)
-    rows, skipped = completable(records, names, model.adapter)
+    rows, skipped = completable(records, names, model.recorded_adapter or model.adapter)
     if not rows:
         raise RolloutConfigError(
             f"{config.records.source}: none of {len(records)} records can be completed by {model.name!r} "
