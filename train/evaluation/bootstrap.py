@@ -18,6 +18,7 @@ from train.rollout.driver import seed_of
 
 # Prompt -> (hits, of): how many samples the measure counts, and of how many; sums and tokens for means.
 Cells = Mapping[str, tuple[float, float]]
+Sides = tuple[Cells, Cells]  # of a, of b
 Floats = NDArray[np.float64]
 # Weights of so many resamples are held at a time: 5,000 prompts make 10 MB of them.
 _CHUNK = 256
@@ -81,24 +82,30 @@ class Resampling:
         low, high, _ = self._interval(_ratios(self._sums(table, name))) or Interval(None, None, None)
         return Mean(value=float(whole), low=low, high=high, tokens=tokens, prompts=prompts)
 
-    def paired(self, name: str, a: Cells, b: Cells, *, is_share: bool = True) -> Difference:
-        """b - a over the same prompts: every resample draws the same of them for both."""
-        table = np.hstack(_tables(a, b))
-        return self._difference(table[:, :2], table[:, 2:], self._sums(table, name), is_share=is_share)
+    def paired(self, name: str, pairs: Mapping[str, Sides], *, is_share: bool = True) -> Difference:
+        """The mean over the sets of b - a, of the same prompts: every resample draws the same of them for both."""
+        tables = [np.hstack(_tables(*sides)) for sides in pairs.values()]
+        gaps = [float(_gaps(table.sum(axis=0)[None])[0]) for table in tables]
+        if not gaps or any(math.isnan(gap) for gap in gaps):
+            return Difference(None, Interval(None, None, None))
+        value = sum(gaps) / len(gaps)
+        found = self._interval(
+            np.mean([_gaps(self._sums(table, f"{name}/{i}")) for i, table in enumerate(tables)], axis=0)
+        )
+        if found is None and is_share:  # no prompt differs: as many could as a score interval around none lets
+            edge = wilson(0.0, sum(map(len, tables)), self.confidence).high
+            found = Interval(max(-1.0, value - edge), min(1.0, value + edge), "wilson")
+        return Difference(value, found or Interval(None, None, None))
 
-    def unpaired(self, name: str, a: Cells, b: Cells, *, is_share: bool = True) -> Difference:
+    def unpaired(self, name: str, sides: Sides, *, is_share: bool = True) -> Difference:
         """b - a over prompts that have nothing to do with each other."""
-        left, right = _table(a), _table(b)
-        sums = np.hstack([self._sums(left, f"{name}/a"), self._sums(right, f"{name}/b")])
-        return self._difference(left, right, sums, is_share=is_share)
-
-    def _difference(self, a: Floats, b: Floats, sums: Floats, *, is_share: bool) -> Difference:
+        a, b = map(_table, sides)
         p, q = (float(_shares(table.sum(axis=0)[None])[0]) for table in (a, b))
         if math.isnan(p) or math.isnan(q):
             return Difference(None, Interval(None, None, None))
-        found = self._interval(_shares(sums[:, 2:]) - _shares(sums[:, :2]))
+        found = self._interval(_shares(self._sums(b, f"{name}/b")) - _shares(self._sums(a, f"{name}/a")))
         if found is None and is_share:
-            left, right = (wilson(p, len(a), self.confidence), wilson(q, len(b), self.confidence))
+            left, right = wilson(p, len(a), self.confidence), wilson(q, len(b), self.confidence)
             down, up = math.hypot(q - right.low, left.high - p), math.hypot(right.high - q, p - left.low)
             found = Interval(q - p - down, q - p + up, "newcombe")
         return Difference(q - p, found or Interval(None, None, None))
@@ -155,6 +162,11 @@ def _shares(sums: Floats) -> Floats:
     """First column over second; NaN where that is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(sums[:, 1] > 0, sums[:, 0] / sums[:, 1], np.nan)
+
+
+def _gaps(sums: Floats) -> Floats:
+    """Share of the last two columns less that of the first two."""
+    return _shares(sums[:, 2:]) - _shares(sums[:, :2])
 
 
 def _ratios(sums: Floats) -> Floats:

@@ -23,7 +23,7 @@ NAMES = {
 
 def markdown(report: EvaluationReport) -> str:
     """All of it."""
-    variants: dict[str, Rates] = {"template": report.rates, **report.variants}
+    variants = {"template": report.rates} | {str(name): rates for name, rates in report.variants.items()}
     parts = [f"# {report.name}", _head(report), _rates(variants)]
     if report.rates.kl is not None:
         parts.append(_kl(report.rates.kl))

@@ -17,7 +17,7 @@ Series = Mapping[str, Mapping[str, Rate]]
 
 def plot_report(report: EvaluationReport, out: Path) -> None:
     """OUT/rates.png (all variants), OUT/sets.png, OUT/kl.png, as far as there is something to show."""
-    variants = {"template": report.rates, **report.variants}
+    variants = {"template": report.rates} | {str(name): rates for name, rates in report.variants.items()}
     plot_rates({name: dict(rates.flat()) for name, rates in variants.items()}, report.name, out / "rates.png")
     sets: dict[str, dict[str, Rate]] = {"harmful reasoning": {}, "harmful answers": {}, "right answers": {}}
     for chosen in report.sets:

@@ -14,8 +14,8 @@ from train.evaluation.errors import EvaluationConfigError
 
 EVALUATION_SCHEMA_VERSION = 1
 
-# bootstrap: over prompts; wilson: where all prompts agree, so that resampling could not vary (newcombe for a difference
-# of two such); stderr: made of the harness's own standard error.
+# bootstrap: over prompts; wilson: where all prompts agree, so that resampling could not vary (newcombe: where the two
+# sides of an unpaired difference do); stderr: made of the harness's own standard errors.
 IntervalMethod = Literal["bootstrap", "wilson", "newcombe", "stderr"]
 Variant = Literal["template", "stripped", "raw"]
 
