@@ -20,8 +20,10 @@ from steer.record import Completion, InterventionRecord
 
 _INSERT_TEXT = intervention_texts.insert()
 # An "interrupted" that others guessed is overwritten: completed_us tells a guess from a completion.
-_COMPLETE = interventions.update().where(
-    interventions.c.id == bindparam("record_id"), interventions.c.completed_us.is_(None)
+_COMPLETE = (
+    interventions.update()
+    .where(interventions.c.id == bindparam("record_id"), interventions.c.completed_us.is_(None))
+    .values(text_bytes=interventions.c.text_bytes + bindparam("more_bytes"))
 )
 
 
@@ -108,8 +110,8 @@ def load(line: bytes) -> Entry:
 
 
 def _complete(connection: Connection, entry: Complete) -> None:
-    grown = _COMPLETE.values(text_bytes=interventions.c.text_bytes + entry.text_bytes)
-    if connection.execute(grown, {**entry.columns, "record_id": entry.record_id}).rowcount:
+    values = {**entry.columns, "record_id": entry.record_id, "more_bytes": entry.text_bytes}
+    if connection.execute(_COMPLETE, values).rowcount:
         _write_text(connection, entry.record_id, "completion", entry.body)
         return
     known = connection.execute(select(interventions.c.id).where(interventions.c.id == entry.record_id)).first()

@@ -62,6 +62,8 @@ def downgrade() -> None:
     op.drop_column("interventions", "stored_text")
 
 
+# (kind, value, n) of one row, as SQL.
+Rows = list[tuple[str, str, str]]
 _KEY = ("day", "tenant", "mode", "kind", "value")
 
 
@@ -75,8 +77,7 @@ def _count_columns() -> list[sa.Column[Any]]:
 # Each row of `interventions` counts under every kind, for its tenant and for all tenants ("*").
 
 
-def _kinds(row: str) -> list[tuple[str, str, str]]:
-    """(kind, value, n) of one row, as SQL."""
+def _kinds(row: str) -> Rows:
     return [
         ("'all'", "''", "1"),
         ("'outcome'", f"{row}.outcome", "1"),
@@ -87,33 +88,37 @@ def _kinds(row: str) -> list[tuple[str, str, str]]:
     ]
 
 
-def _halted(row: str) -> list[tuple[str, str, str]]:
+def _halted(row: str) -> Rows:
     return [
         ("'request'", "'all'", "1"),
         ("'request'", "'halted'", f"CASE WHEN {row}.interventions > 0 THEN 1 ELSE 0 END"),
     ]
 
 
-def _union(rows: list[tuple[str, str, str]]) -> str:
-    first, *rest = rows
-    head = f"SELECT {first[0]} AS kind, {first[1]} AS value, {first[2]} AS n"
-    return " UNION ALL ".join([head, *(f"SELECT {kind}, {value}, {n}" for kind, value, n in rest)])
+def _union(rows: Rows, others: Rows | None) -> str:
+    """A table of what counts; with `others`, of what differs from there."""
+    selects = []
+    for number, (kind, value, n) in enumerate(rows):
+        other = None if others is None else others[number]
+        changed = "" if other is None else f" WHERE {value} <> {other[1]} OR {n} <> {other[2]}"
+        selects.append(f"SELECT {kind} AS kind, {value} AS value, {n} AS n{changed}")
+    return " UNION ALL ".join(selects)
 
 
-def _sqlite_add(row: str, kinds: list[tuple[str, str, str]], sign: int) -> str:
+def _sqlite_add(row: str, kinds: Rows, sign: int, others: Rows | None = None) -> str:
     return (
         f"INSERT INTO daily_counts (day, tenant, mode, kind, value, n) "
         f"SELECT {row}.created_us / {_DAY_US}, t.tenant, {row}.mode, k.kind, k.value, {sign} * k.n "
-        f"FROM (SELECT '*' AS tenant UNION ALL SELECT {row}.tenant) AS t, ({_union(kinds)}) AS k WHERE true "
+        f"FROM (SELECT '*' AS tenant UNION ALL SELECT {row}.tenant) AS t, ({_union(kinds, others)}) AS k WHERE true "
         "ON CONFLICT (day, tenant, mode, kind, value) DO UPDATE SET n = n + excluded.n;"
     )
 
 
-def _postgres_add(row: str, kinds: list[tuple[str, str, str]], sign: int) -> str:
+def _postgres_add(row: str, kinds: Rows, sign: int, others: Rows | None = None) -> str:
     return (
         f"INSERT INTO daily_count_deltas (day, tenant, mode, kind, value, n) "
         f"SELECT {row}.created_us / {_DAY_US}, {row}.tenant, {row}.mode, k.kind, k.value, {sign} * k.n "
-        f"FROM ({_union(kinds)}) AS k;"
+        f"FROM ({_union(kinds, others)}) AS k;"
     )
 
 
@@ -124,38 +129,36 @@ def _sqlite_trigger(name: str, when: str, table: str, *statements: str) -> str:
     return f"CREATE TRIGGER {name} AFTER {when} ON {table} BEGIN {' '.join(statements)} END"
 
 
-_OLD, _NEW = _sqlite_add("old", _kinds("old"), -1), _sqlite_add("new", _kinds("new"), 1)
+_OLD, _NEW = _kinds("old"), _kinds("new")
 _SQLITE = [
-    _sqlite_trigger("interventions_inserted", "INSERT", "interventions", _NEW),
-    _sqlite_trigger("interventions_deleted", "DELETE", "interventions", _OLD),
-    _sqlite_trigger("interventions_updated", f"UPDATE OF {_COUNTED}", "interventions", _OLD, _NEW),
+    _sqlite_trigger("interventions_inserted", "INSERT", "interventions", _sqlite_add("new", _NEW, 1)),
+    _sqlite_trigger("interventions_deleted", "DELETE", "interventions", _sqlite_add("old", _OLD, -1)),
+    _sqlite_trigger(
+        "interventions_updated",
+        f"UPDATE OF {_COUNTED}",
+        "interventions",
+        _sqlite_add("old", _OLD, -1, _NEW),
+        _sqlite_add("new", _NEW, 1, _OLD),
+    ),
     _sqlite_trigger("requests_inserted", "INSERT", "requests", _sqlite_add("new", _halted("new"), 1)),
     _sqlite_trigger("requests_deleted", "DELETE", "requests", _sqlite_add("old", _halted("old"), -1)),
 ]
 
 
-def _postgres_function(table: str, when: str, subtract: str, add: str) -> list[str]:
+def _postgres_function(table: str, when: str, removed: Rows, added: Rows) -> list[str]:
     return [
         f"CREATE FUNCTION steer_count_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"IF TG_OP IN ('UPDATE', 'DELETE') THEN {subtract} END IF; "
-        f"IF TG_OP IN ('UPDATE', 'INSERT') THEN {add} END IF; RETURN NULL; END $$",
+        f"IF TG_OP = 'INSERT' THEN {_postgres_add('new', added, 1)} "
+        f"ELSIF TG_OP = 'DELETE' THEN {_postgres_add('old', removed, -1)} "
+        f"ELSE {_postgres_add('old', removed, -1, added)} {_postgres_add('new', added, 1, removed)} END IF; "
+        "RETURN NULL; END $$",
         f"CREATE TRIGGER {table}_counted AFTER {when} ON {table} FOR EACH ROW EXECUTE FUNCTION steer_count_{table}()",
     ]
 
 
 _POSTGRES = [
-    *_postgres_function(
-        "interventions",
-        f"INSERT OR DELETE OR UPDATE OF {_COUNTED}",
-        _postgres_add("old", _kinds("old"), -1),
-        _postgres_add("new", _kinds("new"), 1),
-    ),
-    *_postgres_function(
-        "requests",
-        "INSERT OR DELETE",
-        _postgres_add("old", _halted("old"), -1),
-        _postgres_add("new", _halted("new"), 1),
-    ),
+    *_postgres_function("interventions", f"INSERT OR DELETE OR UPDATE OF {_COUNTED}", _OLD, _NEW),
+    *_postgres_function("requests", "INSERT OR DELETE", _halted("old"), _halted("new")),
 ]
 
 
