@@ -25,7 +25,7 @@ import anyio
 from sqlalchemy import insert
 
 from benchmarks._report import finish
-from proxy.log import Filters, InterventionLog, rows
+from proxy.log import Filters, InterventionLog, counters, rows
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.tables import intervention_texts, interventions
 from steer.record import Completion, InterventionRecord, TextSpan, Timings
@@ -107,6 +107,7 @@ def fill(url: str, number: int, chance: random.Random) -> None:
         records = [
             example(
                 f"b{index:09d}", _START + timedelta(seconds=index), chance, outcome=chance.choice(_OUTCOMES),
+                category="rare" if index % 50_000 == 7 else f"topic-{chance.randrange(15)}",
                 kept=TextSpan(text="k"), prompt_token_ids=None,
             )
             for index in range(first, min(first + 10_000, number))
@@ -115,21 +116,50 @@ def fill(url: str, number: int, chance: random.Random) -> None:
         with engine.begin() as connection:
             connection.execute(insert(interventions), [rows.halt_columns(item) for item in records])
             connection.execute(insert(intervention_texts), bodies)
+        with engine.begin() as connection:
+            counters.fold(connection)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("analyze")
     engine.dispose()
 
 
 async def reads(log: InterventionLog, number: int, chance: random.Random, times: int = 20) -> dict[str, Any]:
     """Queries as a dashboard makes them."""
     middle = _START + timedelta(seconds=number // 2)
+    day = timedelta(days=1)
     tenant = Filters(tenant="tenant-3")
+
+    async def page(filters: Filters) -> None:
+        await log.list(filters, limit=50)
+
+    lists = {
+        "newest": Filters(),
+        "middle": Filters(until=middle),
+        "one tenant": tenant,
+        "topic and outcome": Filters(category="topic-7", outcome="refused"),
+        "tenant, topic and trigger": Filters(tenant="tenant-3", category="topic-7", trigger_id="trigger-5"),
+        "rare topic": Filters(category="rare"),
+        "no such adapter": Filters(adapter="none of these"),
+        "other mode": Filters(mode="monitor"),
+        "reviewed": Filters(review_state="confirmed"),
+        "sure, one tenant": Filters(tenant="tenant-3", min_score=0.999),
+    }
+    counts = {
+        "everything": Filters(),
+        "one tenant": tenant,
+        "one mode": Filters(mode="hold"),
+        "a day and a half": Filters(since=middle, until=middle + 1.5 * day),
+        "one tenant, open end": Filters(tenant="tenant-3", since=middle),
+        "rare topic": Filters(category="rare"),
+        "one topic, one tenant": Filters(tenant="tenant-3", category="topic-7"),
+        "one outcome, a day": Filters(outcome="refused", since=middle, until=middle + day),
+    }
+    beyond = {"one outcome": Filters(outcome="refused"), "one topic": Filters(category="topic-7")}
     cases: dict[str, Callable[[], Awaitable[object]]] = {
-        "newest page": lambda: log.list(limit=50),
-        "page from the middle": lambda: log.list(Filters(until=middle), limit=50),
-        "page of one tenant": lambda: log.list(tenant, limit=50),
-        "page by topic and outcome": lambda: log.list(Filters(category="topic-7", outcome="refused"), limit=50),
         "one record": lambda: log.get(f"b{chance.randrange(number):09d}"),
-        "stats of one tenant": lambda: log.stats(tenant),
-        "stats of everything": lambda: log.stats(),
+        **{f"page: {name}": partial(page, filters) for name, filters in lists.items()},
+        **{f"stats: {name}": partial(log.stats, filters) for name, filters in counts.items()},
+        **{f"stats row by row: {name}": partial(log.stats, filters) for name, filters in beyond.items()},
     }
     figures = {}
     for name, call in cases.items():
@@ -158,7 +188,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
             print(f"filled with {options.records} records in {time.perf_counter() - start:.0f} s")
             figures["reads"] = await reads(log, options.records, chance)
             for name, result in figures["reads"].items():
-                print(f"{name:28s} p50 {result['p50_ms']:8.2f} ms   p95 {result['p95_ms']:8.2f} ms")
+                print(f"{name:40s} p50 {result['p50_ms']:8.2f} ms   p95 {result['p95_ms']:8.2f} ms")
     return figures
 
 
