@@ -1,0 +1,156 @@
+"""The plan: every cell of the benchmark, what it needs, and in which order a limited budget takes them.
+
+A cell is the smallest unit that is run, recorded and resumed. Kinds:
+
+    rollout   a shard of prompts rolled out with a detector: interventions, and what followed them
+    pairs     all shards of a rollout made into preference pairs by the oracle
+    train     weights from pairs (IPO, SFT, DPO) or from a reward (GRPO)
+    measure   unsteered samples of a model on the measured prompts, judged by the oracle
+    drive     the same behind the proxy's offline driver, interventions on
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmarks.method.prompts import GROUPS
+from benchmarks.method.sizes import Sizes
+from steer.triggers import DEFAULT_TRIGGERS
+
+Kind = Literal["rollout", "pairs", "train", "measure", "drive"]
+
+# Seconds of a cell on one H200 with a dozen others beside it; what is left of the budget must hold them.
+SECONDS: dict[Kind, float] = {"rollout": 40, "pairs": 40, "train": 60, "measure": 25, "drive": 50}
+GRPO_SECONDS = 240.0
+BETAS = (0.03, 0.3, 1.0)  # beside the config's own
+DETECTORS = ("oracle", "keywords", "self")  # beside the shipped one
+POOLS = (1, 6, 12)
+BASELINES = ("sft", "dpo", "grpo")
+# Order within a seed; curves of all seeds come after the table of all seeds.
+_EARLY, _TABLE, _STEERED, _CURVES = 0, 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`rank`: lower is run earlier. `options` are of its kind."""
+
+    name: str
+    seed: int
+    kind: Kind
+    rank: int
+    needs: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Of its folder and file."""
+        return cell_id(self.name, self.seed)
+
+    @property
+    def seconds(self) -> float:
+        """An estimate."""
+        return GRPO_SECONDS if self.options.get("method") == "grpo" else SECONDS[self.kind]
+
+
+def cell_id(name: str, seed: int) -> str:
+    """The id of a cell."""
+    return f"{name}@{seed}"
+
+
+def plan(sizes: Sizes, seeds: Sequence[int]) -> list[Cell]:
+    """Every cell, in the order in which they are to be run."""
+    cells = [cell for seed in seeds for cell in _of_seed(sizes, seed)]
+    return sorted(cells, key=lambda cell: (cell.rank, seeds.index(cell.seed)))
+
+
+def wanted(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
+    """The cells of these names (else of names that begin so) and all that they need. Raises ValueError for no match."""
+    chosen: set[str] = set()
+    by_id = {cell.id: cell for cell in cells}
+    for name in names:
+        found = [cell for cell in cells if cell.name == name]
+        found = found or [cell for cell in cells if cell.name.startswith(name)]
+        if not found:
+            raise ValueError(f"no cell is called {name!r}; there are {', '.join(dict.fromkeys(c.name for c in cells))}")
+        waiting = [cell.id for cell in found]
+        while waiting:
+            id = waiting.pop()
+            if id not in chosen:
+                chosen.add(id)
+                waiting += by_id[id].needs
+    return [cell for cell in cells if cell.id in chosen]
+
+
+def _of_seed(sizes: Sizes, seed: int) -> Iterator[Cell]:
+    yield Cell("train-grpo", seed, "train", _EARLY, options={"method": "grpo"})
+    yield from _rollout(sizes, seed, "main", _EARLY)
+    yield Cell("measure-base", seed, "measure", _EARLY)
+    yield Cell("measure-opening", seed, "measure", _TABLE, options={"opening": True})
+    yield from _trained(seed, "ipo", _TABLE, {"method": "ipo", "source": "main"})
+    yield _measure(seed, "ipo-stage1", _TABLE, "train-ipo", stage=1)
+    for method in ("sft", "dpo"):
+        yield from _trained(seed, method, _TABLE, {"method": method, "source": "main"})
+    yield _measure(seed, "grpo", _TABLE, "train-grpo")
+    for group in GROUPS:
+        yield _drive(seed, "base", group, _STEERED, detector="shipped")
+        yield _drive(seed, "ipo", group, _STEERED, detector="shipped", weights="train-ipo")
+    yield from _curves(sizes, seed)
+
+
+def _curves(sizes: Sizes, seed: int) -> Iterator[Cell]:
+    yield _drive(seed, "base-oracle", "harmful", _CURVES, detector="oracle")
+    for count in sizes.counts:
+        yield from _trained(seed, f"ipo-pairs{count}", _CURVES, {"method": "ipo", "source": "main", "pairs": count})
+    for name in DETECTORS:
+        yield from _rollout(sizes, seed, name, _CURVES, curve=True, detector=name)
+        yield from _trained(seed, f"ipo-{name}", _CURVES, _few(name, sizes.detector_pairs))
+    for beta in BETAS:
+        yield from _trained(seed, f"ipo-beta{beta}", _CURVES, {"method": "ipo", "source": "main", "beta": beta})
+    for size in POOLS:
+        ids = pool(size)
+        yield from _rollout(sizes, seed, f"pool{size}", _CURVES, curve=True, ids=ids, branches=min(6, size))
+        yield from _trained(seed, f"ipo-pool{size}", _CURVES, _few(f"pool{size}", sizes.pool_pairs))
+    # The second round: the tuned model rolls out and finds its own cues; a fresh adapter learns from both rounds.
+    yield from _rollout(sizes, seed, "self2", _CURVES, curve=True, detector="self", weights="train-ipo-self")
+    yield from _trained(seed, "ipo-self2", _CURVES, _few("self2", 2 * sizes.detector_pairs) | {"also": "self"})
+
+
+def _few(source: str, pairs: int) -> dict[str, Any]:
+    return {"method": "ipo", "source": source, "pairs": pairs}
+
+
+def pool(size: int) -> tuple[str, ...]:
+    """Ids of the first triggers of the default pool, kinds in turn."""
+    kinds: dict[str, list[str]] = {}
+    for trigger in DEFAULT_TRIGGERS:
+        kinds.setdefault(trigger.kind, []).append(trigger.id)
+    turns = [id for turn in zip(*kinds.values(), strict=True) for id in turn]
+    return tuple(turns[:size])
+
+
+def _rollout(sizes: Sizes, seed: int, source: str, rank: int, **options: Any) -> Iterator[Cell]:
+    """The shards, and the pairs made of them."""
+    needs = (cell_id(options["weights"], seed),) if "weights" in options else ()
+    shards = []
+    for number in range(sizes.curve_shards if options.get("curve") else sizes.shards):
+        cell = Cell(f"rollout-{source}.{number}", seed, "rollout", rank, needs, {"shard": number, **options})
+        shards.append(cell.id)
+        yield cell
+    yield Cell(f"pairs-{source}", seed, "pairs", rank, tuple(shards))
+
+
+def _trained(seed: int, name: str, rank: int, options: dict[str, Any]) -> Iterator[Cell]:
+    """Weights from pairs, and what they do."""
+    sources = [options[key] for key in ("source", "also") if key in options]
+    needs = tuple(cell_id(f"pairs-{source}", seed) for source in sources)
+    yield Cell(f"train-{name}", seed, "train", rank, needs, options)
+    yield _measure(seed, name, rank, f"train-{name}")
+
+
+def _measure(seed: int, name: str, rank: int, weights: str, **options: Any) -> Cell:
+    return Cell(f"measure-{name}", seed, "measure", rank, (cell_id(weights, seed),), {"weights": weights, **options})
+
+
+def _drive(seed: int, name: str, group: str, rank: int, **options: Any) -> Cell:
+    needs = (cell_id(options["weights"], seed),) if "weights" in options else ()
+    return Cell(f"drive-{name}.{group}", seed, "drive", rank, needs, {"group": group, **options})

@@ -1,0 +1,99 @@
+"""How large the benchmark is: everything that a smaller run would lower, in one place."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+ORGANISM = ROOT / "proxy/embedded/organism"
+CONFIGS = ROOT / "train/configs"
+MAX_TOKENS = 400  # a turn of the organism ends well before
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Numbers of prompts, pairs and rows.
+
+    A measured group holds so many prompts of each seed; `prompts` and what follows it are what rollouts are made of;
+    `shards` share a rollout's prompts among processes.
+    """
+
+    harmful: int
+    look_alike: int
+    plain: int
+    arithmetic: int
+    prompts: int
+    benign_look_alikes: int
+    benign_plain: int
+    benign_arithmetic: int
+    shards: int
+    curve_prompts: int  # harmful prompts of the rollouts behind curves; benign ones in proportion
+    curve_shards: int
+    pairs: int  # intervened pairs of the main rows, the paper's upper figure
+    benign_pairs: int
+    counts: tuple[int, ...]  # numbers of intervened pairs on the curve below `pairs`
+    detector_pairs: int  # intervened pairs for every detector, as far as it finds them
+    pool_pairs: int  # for every pool size: what the smallest pool gives
+    batch: int  # rows that are sampled at a time
+    judging_threads: int  # of a cell that runs the classifier
+    grpo_generations: int  # three times what IPO's rollouts cost
+    grpo_batch: int  # completions of an update
+    epochs: float = 1.0  # factor on every stage's epochs
+
+    def curve(self) -> "Sizes":
+        """The same with the rollouts of a curve."""
+        part = self.curve_prompts / self.prompts
+        return replace(
+            self,
+            prompts=self.curve_prompts,
+            shards=self.curve_shards,
+            benign_look_alikes=round(self.benign_look_alikes * part),
+            benign_plain=round(self.benign_plain * part),
+            benign_arithmetic=round(self.benign_arithmetic * part),
+        )
+
+
+FULL = Sizes(
+    harmful=2000,
+    look_alike=2000,
+    plain=2000,
+    arithmetic=4000,
+    prompts=1000,
+    benign_look_alikes=500,
+    benign_plain=200,
+    benign_arithmetic=200,
+    shards=4,
+    curve_prompts=400,
+    curve_shards=2,
+    pairs=1400,
+    benign_pairs=900,
+    counts=(60, 120, 250, 500, 1000),
+    detector_pairs=500,
+    pool_pairs=200,
+    batch=4096,
+    judging_threads=3,
+    grpo_generations=36_000,
+    grpo_batch=512,
+)
+SMOKE = Sizes(
+    harmful=6,
+    look_alike=3,
+    plain=3,
+    arithmetic=4,
+    prompts=6,
+    benign_look_alikes=2,
+    benign_plain=1,
+    benign_arithmetic=1,
+    shards=1,
+    curve_prompts=4,
+    curve_shards=1,
+    pairs=8,
+    benign_pairs=4,
+    counts=(4,),
+    detector_pairs=4,
+    pool_pairs=4,
+    batch=64,
+    judging_threads=1,
+    grpo_generations=16,
+    grpo_batch=8,
+    epochs=0.2,
+)
