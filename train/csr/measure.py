@@ -130,6 +130,7 @@ def _curves(traces: Sequence[_Open], tools: Tools) -> list[Curve]:
             answer=trace.layout.answer,
             sentences=trace.layout.sentences,
             positions=len(trace.places),
+            windows=len(trace.measured.keys() - set(trace.places)),
             measured=[m for _, m in sorted(trace.measured.items())],
             detector_cue=detector_cue,
             judge_cue=judge_cue,

@@ -26,8 +26,10 @@ from train.csr.report import report_of
 from train.csr.schema import Arm, Curve, Stage, Trial
 from train.csr.sets import Asked, load_sets
 from train.csr.stage import read_rows, seconds, work_through
-from train.csr.tools import Tools, open_judge, open_tools
+from train.csr.tools import Tools, open_tools
 from train.csr.trials import Task, run_tasks
+from train.judges.cache import CachedJudge
+from train.judges.load import load_judge
 from train.rollout.store import claim, write_json
 
 CANDIDATES, COMPARISON = "candidates.jsonl", "comparison.jsonl"
@@ -40,16 +42,16 @@ def run_file(config_path: Path, out: Path) -> dict[str, Any]:
 
 def run(config: CsrConfig, out: Path) -> dict[str, Any]:
     """Measure, mine, try; returns what report.json holds. Raises CsrError, RolloutError, JudgeError."""
-    asked = load_sets(config.sets)
+    asked, judge = load_sets(config.sets), load_judge(config.judge)
     claim(out, _key(config, asked), config.model_dump(mode="json"), CsrConfigError)
     report = out / "report.json"
     if report.exists():
         done: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
         return done
-    judge = open_judge(config, out)
+    cached = CachedJudge(judge, out / "verdicts.jsonl")
     for key in reversed(config.keys):  # base last: the triggers are tried on it while it is loaded
         if _is_wanted(config, key, out):
-            with open_tools(config, key, judge) as tools:
+            with open_tools(config, key, cached) as tools:
                 _measure(config, asked, tools, out)
                 if key == "base" and config.trials is not None:
                     _try(config, config.trials, tools, out)
@@ -58,7 +60,7 @@ def run(config: CsrConfig, out: Path) -> dict[str, Any]:
     ranked = _ranked(config, config.trials, out) if config.trials is not None else []
     if config.trials is not None:
         write_proposal(ranked, config.trials.pool_size, config, out)
-    made = report_of(config, curves, ranked, trials, seconds(out), judge)
+    made = report_of(config, curves, ranked, trials, seconds(out), cached)
     plot_all(made, curves, config, out)
     write_json(report, made)
     return made

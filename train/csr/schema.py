@@ -69,6 +69,7 @@ class Curve(_Frozen):
     answer: str
     sentences: list[Sentence]
     positions: int = Field(description="positions that could be measured")
+    windows: int = Field(description="positions measured besides, to see a turn's window to its end")
     measured: list[Measured]
     detector_cue: int | None
     judge_cue: int | None

@@ -14,7 +14,7 @@ _NUMBER = re.compile(r"\d+")
 _UNFIT = re.compile(r"</?\w+[^>]*>|<\||\|>|[{}\[\]`#*_]|https?://|\n")
 _QUOTES = "\"'“”‘’«» \t"
 _CRITERIA = re.compile(
-    r"\b(guideline|polic(y|ies)|principle|rules?|criteria|standards?|safety|legal|law|allowed|must not|expert)\b", re.I
+    r"\b(guidelines?|polic(y|ies)|principles?|rules?|criteria|standards?|safety|legal|law|must not|expert)\b", re.I
 )
 _REFRAME = re.compile(
     r"\b(instead|rather|safer?|alternative|really need|better question|step back|afresh|useful)\b", re.I

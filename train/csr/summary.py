@@ -43,8 +43,9 @@ def summary(curves: Sequence[Curve], thresholds: Thresholds, triggers: Collectio
             "steepest_fall": _correlations(usable, lambda curve: steepest_fall(curve.points), seed),
         },
         "positions": {
-            "measured": sum(len(curve.measured) for curve in curves),
             "possible": sum(curve.positions for curve in curves),
+            "measured": sum(len(curve.measured) - curve.windows for curve in curves),
+            "windows": sum(curve.windows for curve in curves),
         },
     }
 

@@ -8,14 +8,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from train.csr.config import CsrConfig, ModelKey
 from train.csr.schema import Cost
 from train.judges.base import Judge, JudgeItem, JudgeVerdict
-from train.judges.cache import CachedJudge
-from train.judges.load import load_judge
 from train.rollout.detectors import Detector, load_detector
 from train.rollout.generator import Generated, Generator, Request, Sampling
 from train.rollout.run import open_generator
@@ -71,11 +68,6 @@ class Tools:
 def cost_of(made: Sequence[Generated]) -> Cost:
     """Of generations."""
     return Cost(generations=sum(bool(one.token_ids) for one in made), tokens=sum(len(one.token_ids) for one in made))
-
-
-def open_judge(config: CsrConfig, out: Path) -> CachedJudge:
-    """The judge with its memory. Raises JudgeConfigError."""
-    return CachedJudge(load_judge(config.judge), out / "verdicts.jsonl")
 
 
 @contextmanager
