@@ -224,6 +224,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
         gate = stack.enter_context(open_gate(settings, artifact))
         policy = make_rules(settings, artifact, {}).policy
         metrics = make_metrics(settings, policy, artifact)
+        review = await stack.enter_async_context(open_review(settings, log, policy.threshold, metrics.samples))
         prober = Prober(client, markers, tokenizer)
         yield Services(
             client=client,
@@ -237,7 +238,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
             reveals_rejected=settings.policy.reveal_rejected,
             metrics=metrics,
             metrics_page=make_page(settings, metrics, log),
-            review=await stack.enter_async_context(open_review(settings, log, policy.threshold, metrics.samples)),
+            review=review,
         )
 
 

@@ -13,6 +13,7 @@ from proxy.review.decisions import CLEAR, UNJUDGED
 from proxy.review.sample import Sample, SampleText
 from proxy.review.store import ReviewStore
 from proxy.review.tables import review_subjects, reviews, sample_texts, samples
+from proxy.review.verdicts import opted_out
 from steer.record import InterventionRecord
 
 _DAY_US = 86_400_000_000
@@ -71,8 +72,10 @@ def read_samples(connection: Connection, ids: Sequence[str], keeper: TextKeeper)
 def confirmed_misses(
     connection: Connection, keeper: TextKeeper, *, after: str | None, limit: int
 ) -> tuple[list[InterventionRecord], str | None]:
-    """A page in order of id, and where the next begins: the halts that should have been, at the cues then named."""
-    query = select(samples.c.id).where(samples.c.state == "confirmed").order_by(samples.c.id).limit(limit)
+    """A page in order of id, and where the next begins: the halts that should have been, at the cues that were named.
+    None of tenants whose traffic is not trained on."""
+    query = select(samples.c.id).where(samples.c.state == "confirmed", samples.c.tenant.not_in(opted_out()))
+    query = query.order_by(samples.c.id).limit(limit)
     if after is not None:
         query = query.where(samples.c.id > after)
     ids = list(connection.execute(query).scalars())

@@ -142,7 +142,8 @@ class Sampler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._send.close()
-        await self._stack.__aexit__(kind, error, trace)
+        # The group is not told of the body's own error, which would come out wrapped in an exception group.
+        await self._stack.__aexit__(None, None, None)
 
     async def _write_all(self) -> None:
         with self._inbox:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, Table, exists, func, select
+from sqlalchemy import Connection, Select, Table, exists, func, select
 
+from proxy.access.tables import tenants
 from proxy.log.rows import microseconds, now_us
 from proxy.log.tables import interventions
 from proxy.review.audit import Actor, Values, write_entry
@@ -43,10 +44,11 @@ def unjudged(
     since: datetime | None = None,
     tenant: str | None = None,
 ) -> list[str]:
-    """Ids without this judge's verdict, in order of id; `after` goes on behind a page."""
+    """Ids without this judge's verdict, in order of id; `after` goes on behind a page. None of tenants that opted out:
+    a judge may be somebody else's, and what it finds is for training."""
     table: Table = samples if kind == "sample" else interventions
     judged = exists().where(second_verdicts.c.subject_id == table.c.id, second_verdicts.c.judge == judge)
-    query = select(table.c.id).where(~judged).order_by(table.c.id).limit(limit)
+    query = select(table.c.id).where(~judged, table.c.tenant.not_in(opted_out())).order_by(table.c.id).limit(limit)
     if since is not None:
         query = query.where(table.c.created_us >= microseconds(since))
     if kind == "intervention":
@@ -56,6 +58,11 @@ def unjudged(
     if tenant is not None:
         query = query.where(table.c.tenant == tenant)
     return list(connection.execute(query).scalars())
+
+
+def opted_out() -> Select[tuple[str]]:
+    """Tenants whose traffic is not trained on."""
+    return select(tenants.c.name).where(tenants.c.may_train.is_(False))
 
 
 def import_verdicts(connection: Connection, actor: Actor, verdicts: Sequence[SecondVerdict]) -> Imported:
