@@ -2,10 +2,11 @@
 # root file system: only /data (the intervention log) and /tmp are written.
 #
 #   docker build --target proxy -t steer .
-#   docker run --read-only --tmpfs /tmp -v steer-data:/data -p 127.0.0.1:8080:8080 -e STEER_SERVER__ALLOW_REMOTE=true \
+#   docker run --rm --tmpfs /tmp -v steer-data:/data steer keys create --role client      # prints a key, once
+#   docker run --read-only --tmpfs /tmp -v steer-data:/data -p 8080:8080 -e STEER_SERVER__ALLOW_REMOTE=true \
 #       steer serve --upstream http://vllm:8000 --host 0.0.0.0
 #
-# The proxy checks no keys: publish the port on loopback, or behind something that authenticates.
+# Without a key it does not listen here; STEER_ACCESS__REQUIRED=never where something in front authenticates.
 # Pin the base image by digest in your own build; the version here is what constraints.txt was made on.
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1

@@ -71,7 +71,8 @@ async def test_every_route_lets_its_roles_in_and_nobody_else(tmp_path: Path) -> 
                 status, raw = await ask(proxy, route, bearer(key))
                 is_allowed = route.allowed is None or role in route.allowed
                 assert (status == 403) is not is_allowed, (route, role, status, raw)
-                assert status not in (401, 404, 405, 500), (route, role, status, raw)
+                is_missing = status == 404 and "{" in route.path  # the thing, not the path
+                assert is_missing or status not in (401, 404, 405, 500), (route, role, status, raw)
                 if not is_allowed:
                     assert f"role is {role}".encode() in raw
             status, raw = await ask(proxy, route, {})
