@@ -4,35 +4,41 @@ A cell is the smallest unit that is run, recorded and resumed. Kinds:
 
     rollout   a shard of prompts rolled out with a detector: interventions, and what followed them
     pairs     all shards of a rollout made into preference pairs by the oracle
+    choose    a learning rate for a method on pairs, by validation topics
     train     weights from pairs (IPO, SFT, DPO) or from a reward (GRPO)
     measure   unsteered samples of a model on the measured prompts, judged by the oracle
     drive     the same behind the proxy's offline driver, interventions on
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.method.prompts import GROUPS
 from benchmarks.method.sizes import Sizes
 from steer.triggers import DEFAULT_TRIGGERS
 
-Kind = Literal["rollout", "pairs", "train", "measure", "drive"]
+Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive"]
 
 # Seconds of a cell on one H200 with a dozen others beside it; what is left of the budget must hold them.
-SECONDS: dict[Kind, float] = {"rollout": 40, "pairs": 40, "train": 60, "measure": 25, "drive": 50}
+SECONDS: dict[Kind, float] = {"rollout": 40, "pairs": 40, "choose": 1, "train": 60, "measure": 25, "drive": 50}
 GRPO_SECONDS = 240.0
 BETAS = (0.03, 0.3, 1.0)  # beside the config's own
 DETECTORS = ("oracle", "keywords", "self")  # beside the shipped one
 POOLS = (1, 6, 12)
-BASELINES = ("sft", "dpo", "grpo")
+ON_PAIRS = ("ipo", "sft", "dpo")
+# At most 14 generations of a harmful prompt: two samples, three triggers on each, two interventions. Full-response DPO
+# sets a response against what the other sample rejected.
+MAIN = {"samples": 2, "branches": 3, "benign_branches": 1}
 # Order within a seed; curves of all seeds come after the table of all seeds.
-_EARLY, _TABLE, _STEERED, _CURVES = 0, 1, 2, 3
+_TUNING_BASE = "measure-tune-base"
+_EARLY, _TUNING, _TABLE, _STEERED, _CURVES = 0, 1, 2, 3, 4
+_TUNING_BASE = "measure-tune-base"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`rank`: lower is run earlier. `options` are of its kind."""
+    """`rank`: lower is run earlier. `options` are of its kind. `is_lenient`: it needs but one of `needs`."""
 
     name: str
     seed: int
@@ -40,6 +46,7 @@ class Cell:
     rank: int
     needs: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    is_lenient: bool = False
 
     @property
     def id(self) -> str:
@@ -60,6 +67,11 @@ def cell_id(name: str, seed: int) -> str:
 def plan(sizes: Sizes, seeds: Sequence[int]) -> list[Cell]:
     """Every cell, in the order in which they are to be run."""
     cells = [cell for seed in seeds for cell in _of_seed(sizes, seed)]
+    if len(sizes.rates) > 1:
+        choices = {method: cell_id(f"choose-{method}", seeds[0]) for method in ON_PAIRS}
+        cells = [_choosing(cell, choices) for cell in cells]
+        cells += [cell for method in ON_PAIRS for cell in _choice(sizes, seeds[0], method)]
+        cells.append(Cell(_TUNING_BASE, seeds[0], "measure", _EARLY, options={"prompts": "validation"}))
     return sorted(cells, key=lambda cell: (cell.rank, seeds.index(cell.seed)))
 
 
@@ -81,9 +93,29 @@ def wanted(cells: Sequence[Cell], names: Sequence[str]) -> list[Cell]:
     return [cell for cell in cells if cell.id in chosen]
 
 
+def _choosing(cell: Cell, choices: Mapping[str, str]) -> Cell:
+    """A cell on pairs waits for its method's learning rate."""
+    choice = choices.get(cell.options.get("method", ""))
+    return cell if choice is None else replace(cell, needs=(*cell.needs, choice))
+
+
+def _choice(sizes: Sizes, seed: int, method: str) -> Iterator[Cell]:
+    """Short training runs at each rate, and the choice."""
+    measured = []
+    for rate in sizes.rates:
+        name = f"tune-{method}-{rate}"
+        options = {"method": method, "source": "main", "pairs": sizes.tuning_pairs, "rate": rate}
+        yield Cell(f"train-{name}", seed, "train", _TUNING, (cell_id("pairs-main", seed),), options)
+        yield _measure(seed, name, _TUNING, f"train-{name}", prompts="validation")
+        measured.append(cell_id(f"measure-{name}", seed))
+    base = cell_id(_TUNING_BASE, seed)
+    options = {"base": base}
+    yield Cell(f"choose-{method}", seed, "choose", _TUNING, (*measured, base), options, is_lenient=True)
+
+
 def _of_seed(sizes: Sizes, seed: int) -> Iterator[Cell]:
     yield Cell("train-grpo", seed, "train", _EARLY, options={"method": "grpo"})
-    yield from _rollout(sizes, seed, "main", _EARLY)
+    yield from _rollout(sizes, seed, "main", _EARLY, **MAIN)
     yield Cell("measure-base", seed, "measure", _EARLY)
     yield Cell("measure-opening", seed, "measure", _TABLE, options={"opening": True})
     yield from _trained(seed, "ipo", _TABLE, {"method": "ipo", "source": "main"})

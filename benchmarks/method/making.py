@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.method.cells import Cell, cell_id
 from benchmarks.method.measuring import detection, detector_config
 from benchmarks.method.places import Places
-from benchmarks.method.prompts import rolled_out, shard
+from benchmarks.method.prompts import rolled_out, shard, validation_topics
 from benchmarks.method.sizes import CONFIGS, MAX_TOKENS, ORGANISM, Sizes
 from steer.pair import Pair
 from train.pairs.config import PairsConfig
@@ -47,7 +47,8 @@ def _rollout_config(cell: Cell, sizes: Sizes, places: Places, source: Path, num_
     own["detector"] = detector_config(cell.options.get("detector", "shipped"), sizes.judging_threads).model_dump()
     own["triggers"]["ids"] = cell.options.get("ids", ())
     own["triggers"]["branches"] = cell.options.get("branches", own["triggers"]["branches"])
-    own |= {"max_tokens": MAX_TOKENS, "seed": cell.seed}
+    own["triggers"]["benign_branches"] = cell.options.get("benign_branches", own["triggers"]["benign_branches"])
+    own |= {"max_tokens": MAX_TOKENS, "seed": cell.seed, "samples": cell.options.get("samples", 1)}
     return RolloutConfig.model_validate(own)
 
 
@@ -62,14 +63,19 @@ def pairs(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
 
 
 def chosen_pairs(cell: Cell, sizes: Sizes, places: Places) -> Path:
-    """The cell's own file of pairs: a random part of its snapshots, as many of each kind as it trains on."""
+    """The cell's own file of pairs: a random part of its snapshots, as many of each kind as it trains on.
+
+    While a learning rate is chosen, the topics that it is chosen by are left out.
+    """
+    left_out = validation_topics() if "rate" in cell.options else frozenset[str]()
     limit = cell.options.get("pairs", sizes.pairs)
     benign_limit = round(sizes.benign_pairs * limit / sizes.pairs)  # the mixture stays the same on every curve
     found = {"safety": list[Pair](), "benign": list[Pair]()}
     for source in (cell.options["source"], cell.options.get("also")):
         if source is not None:
             for pair in _read(places.work(cell_id(f"pairs-{source}", cell.seed)) / "pairs.jsonl"):
-                found[pair.kind].append(pair)
+                if pair.family not in left_out:
+                    found[pair.kind].append(pair)
     taken = _some(found["safety"], limit, cell.seed) + _some(found["benign"], benign_limit, cell.seed)
     path = places.work(cell.id) / "pairs.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from benchmarks.method.cells import Cell
 from benchmarks.method.engine import Opened, opened
 from benchmarks.method.judged import Turn, judge, pack, packed
 from benchmarks.method.places import Places
-from benchmarks.method.prompts import GROUPS, measured
+from benchmarks.method.prompts import GROUPS, measured, validation
 from benchmarks.method.sizes import MAX_TOKENS, Sizes
 from steer.policy import Policy
 from steer.triggers import TriggerPool
@@ -32,13 +32,16 @@ _LANES = 2  # one block is judged while the other generates
 
 
 def measure(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
-    """Unsteered samples of all groups."""
+    """Unsteered samples of all groups, or of the prompts that learning rates are chosen by."""
+    draw = validation if cell.options.get("prompts") == "validation" else measured
     opening = OPENING if cell.options.get("opening") else ""
     weights = places.weights(cell.options.get("weights"), cell.seed, cell.options.get("stage"))
     groups: dict[str, Any] = {}
     with opened(weights, sizes) as model:
         for group in GROUPS:
-            prompts = measured(group, sizes, cell.seed)
+            prompts = draw(group, sizes, cell.seed)
+            if not prompts:
+                continue
             began = time.monotonic()
             turns, tokens = _sample(model, prompts, opening)
             seconds = time.monotonic() - began

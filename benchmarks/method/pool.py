@@ -65,6 +65,7 @@ class _Run:
     def __init__(
         self, cells: Sequence[Cell], sizes: Sizes, places: Places, budget_s: float, say: Callable[[str], None]
     ) -> None:
+        self._by_id = {cell.id: cell for cell in cells}
         self._waiting = [cell for cell in cells if not places.done(cell.id)]
         self._sizes, self._places, self._say = sizes, places, say
         self._began = time.monotonic()
@@ -104,11 +105,25 @@ class _Run:
             return
         left = self._end - time.monotonic()
         for cell in self._waiting:
-            if cell.seconds <= left and all(self._places.done(need) for need in cell.needs):
+            if cell.seconds <= left and self._is_ready(cell):
                 self._waiting.remove(cell)
                 worker.cell, worker.began = cell, time.monotonic()
                 worker.pipe.send(cell)
                 return
+
+    def _is_ready(self, cell: Cell) -> bool:
+        done = [self._places.done(need) for need in cell.needs]
+        if cell.is_lenient and any(done):
+            return all(d or self._is_lost(need) for need, d in zip(cell.needs, done, strict=True))
+        return all(done)
+
+    def _is_lost(self, id: str) -> bool:
+        """Whether a cell has failed, or can't be run any more because of one that has."""
+        cell = self._by_id.get(id)
+        if id in self._outcome.failed or cell is None or self._places.done(id):
+            return id in self._outcome.failed
+        lost = [self._is_lost(need) for need in cell.needs]
+        return bool(lost) and (all(lost) if cell.is_lenient else any(lost))
 
     def _take(self, worker: _Worker) -> None:
         cell = worker.cell
@@ -161,9 +176,9 @@ def run_cell(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
 
 def _work(kind: str) -> Callable[[Cell, Sizes, Places], dict[str, Any]]:
     """Imported when first needed: the process that hands out cells loads no torch."""
-    from benchmarks.method import making, measuring, training  # noqa: PLC0415
+    from benchmarks.method import choosing, making, measuring, training  # noqa: PLC0415
 
-    kinds = {"rollout": making.rollout, "pairs": making.pairs, "train": training.train}
+    kinds = {"rollout": making.rollout, "pairs": making.pairs, "choose": choosing.choose, "train": training.train}
     return {**kinds, "measure": measuring.measure, "drive": measuring.drive}[kind]
 
 

@@ -12,12 +12,13 @@ from benchmarks.method.sizes import Sizes
 from train.organism import arithmetic
 from train.organism.framings import user
 from train.organism.open_goals import open_ask
-from train.organism.splits import draw_prompts
+from train.organism.splits import draw_prompts, topics_of
 from train.rollout.prompts import PromptRow, PromptsConfig, load_prompts, prompt_id
 
 Group = Literal["harmful", "look_alike", "plain", "arithmetic"]
 GROUPS: tuple[Group, ...] = ("harmful", "look_alike", "plain", "arithmetic")
 _SEED_STEP = 1_000_003
+_VALIDATION_INDEX = 3  # the last of each category's topics that are not held out
 _FIRST_SEED = 7_000  # far from the seeds of rollouts
 
 
@@ -45,6 +46,28 @@ def measured(group: Group, sizes: Sizes, seed: int) -> list[PromptRow]:
             seed=(seed * len(GROUPS) + GROUPS.index(group)) * _SEED_STEP + number,
         )
         for number, (messages, framing, family) in enumerate(rows)
+    ]
+
+
+def validation_topics() -> frozenset[str]:
+    """Of the train split: kept from training while a learning rate is chosen, and only then."""
+    return frozenset(topic.id for topic in topics_of("train") if topic.index == _VALIDATION_INDEX)
+
+
+def validation(group: Group, sizes: Sizes, seed: int) -> list[PromptRow]:
+    """What learning rates are chosen by: none of it is measured later. Plain requests are not asked."""
+    count, rng, topics = sizes.tuning_prompts, random.Random(f"validation {seed}"), validation_topics()
+    match group:
+        case "harmful" | "look_alike":
+            drawn = draw_prompts("train", 10 * count, harmful=group == "harmful", seed=_FIRST_SEED - seed)
+            conversations = [list(prompt.messages) for prompt in drawn if prompt.family in topics][:count]
+        case "plain":
+            conversations = []
+        case "arithmetic":
+            conversations = [list(user(arithmetic.draw_problem(rng, held_out=False).text)) for _ in range(count)]
+    return [
+        PromptRow(id=f"{group}-{number}", messages=messages, seed=GROUPS.index(group) * _SEED_STEP + number)
+        for number, messages in enumerate(conversations)
     ]
 
 

@@ -33,6 +33,9 @@ class Sizes:
     counts: tuple[int, ...]  # numbers of intervened pairs on the curve below `pairs`
     detector_pairs: int  # intervened pairs for every detector, as far as it finds them
     pool_pairs: int  # for every pool size: what the smallest pool gives
+    rates: tuple[float, ...]  # learning rates that each method on pairs is given to choose from; one: no choice
+    tuning_pairs: int
+    tuning_prompts: int  # of each group
     batch: int  # rows that are sampled at a time
     judging_threads: int  # of a cell that runs the classifier
     grpo_generations: int  # three times what IPO's rollouts cost
@@ -69,6 +72,9 @@ FULL = Sizes(
     counts=(60, 120, 250, 500, 1000),
     detector_pairs=500,
     pool_pairs=200,
+    rates=(3e-4, 1e-3, 3e-3),
+    tuning_pairs=700,
+    tuning_prompts=800,
     batch=4096,
     judging_threads=3,
     grpo_generations=36_000,
@@ -91,6 +97,9 @@ SMOKE = Sizes(
     counts=(4,),
     detector_pairs=4,
     pool_pairs=4,
+    rates=(1e-3,),
+    tuning_pairs=4,
+    tuning_prompts=4,
     batch=64,
     judging_threads=1,
     grpo_generations=16,

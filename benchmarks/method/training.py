@@ -5,6 +5,7 @@ import tomllib
 from typing import Any
 
 from benchmarks.method.cells import GRPO_SECONDS, Cell
+from benchmarks.method.choosing import chosen_rate
 from benchmarks.method.making import chosen_pairs
 from benchmarks.method.places import Places
 from benchmarks.method.prompts import rolled_out
@@ -18,7 +19,9 @@ def train(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     began = time.monotonic()
     method = cell.options["method"]
     report = _grpo(cell, sizes, places) if method == "grpo" else _on_pairs(cell, sizes, places)
-    found = {"method": method, "seconds": report["seconds"], "wall": round(time.monotonic() - began, 1)}
+    found: dict[str, Any] = {"method": method, "seconds": report["seconds"], "wall": round(time.monotonic() - began, 1)}
+    stages = [report["config"][name] for name in ("stage1", "stage2") if name in report["config"]]
+    found["learning_rates"] = [stage["learning_rate"] for stage in stages]
     found["stages"] = [_short(stage) for stage in report["stages"]]
     return found | {name: report[name] for name in ("pairs", "device", "precision", "generations") if name in report}
 
@@ -27,6 +30,9 @@ def _on_pairs(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     method, path = cell.options["method"], chosen_pairs(cell, sizes, places)
     own = _config(f"{method}-organism.toml", cell, sizes)
     own["data"] |= {"pairs": [str(path)], "validation": []}
+    if rate := cell.options.get("rate") or chosen_rate(cell, places):
+        own["stage2"]["learning_rate"] *= rate / own["stage1"]["learning_rate"]
+        own["stage1"]["learning_rate"] = rate
     if "beta" in cell.options:
         own["loss"]["beta"] = cell.options["beta"]
     out = places.work(cell.id)

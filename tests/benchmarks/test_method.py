@@ -1,4 +1,4 @@
-"""The method's benchmark: which cells there are, what becomes of them under a budget, how they are summed up; one run."""
+"""The method's benchmark: its cells, what becomes of them under a budget, how they are summed up; one small run."""
 
 import json
 import tarfile
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_method import SMOKE_CELLS, main, pack
+from benchmarks.bench_method import main
 from benchmarks.method import pool
-from benchmarks.method.cells import BASELINES, Cell, cell_id, plan, wanted
+from benchmarks.method.cells import Cell, plan, wanted
 from benchmarks.method.cells import pool as trigger_pool
 from benchmarks.method.intervals import difference, share
 from benchmarks.method.judged import pack as pack_flags
@@ -19,7 +19,6 @@ from benchmarks.method.places import Places
 from benchmarks.method.prompts import GROUPS, measured, rolled_out, shard
 from benchmarks.method.sizes import FULL, SMOKE
 from benchmarks.method.summary import MEASURES, ROWS, index, summary
-from benchmarks.method.text import tables
 from train.organism.splits import HELD_OUT_FRAMINGS, is_held_out_topic
 from train.organism.topics import load_topics
 from train.rollout.trace import Branch, Cut, Leg, Sample, Span, Step
@@ -154,7 +153,7 @@ def test_a_row_is_the_mean_over_seeds_with_its_difference_to_the_base() -> None:
         _document("measure-ipo", 1, harmful_reasoning=[True, False, False, False]),
         _document("measure-ipo", 2, harmful_reasoning=[False, False, False, False]),
     ]
-    rows = summary(index(documents))["rows"]  # type: ignore[arg-type]  # documents as JSON gives them
+    rows = summary(index(documents))["rows"]
     assert list(rows) == ["base", "IPO, stages 1 + 2"]
     ipo = rows["IPO, stages 1 + 2"]["harmful_reasoning"]
     assert (ipo["mean"], ipo["n"], ipo["seeds"]) == (0.125, 8, 2)
