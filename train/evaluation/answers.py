@@ -25,7 +25,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?:\\!)?(?=\d{3}(?!\d))")
 _BASE = re.compile(r"_\{?\w+\}?\Z")
 _UNITS = re.compile(
     r"(?:\\?\s*(?:degrees?|dollars?|cents?|units?|square|cubic|inches|inch|feet|foot|miles?|hours?|minutes?|seconds?|"
-    r"meters?|cm|mph|grams?|pounds?|people|students|ways|years?|days?|points?)(?:\^\{?\d\}?)?)+\Z"
+    r"meters?|cm|mph|grams?|pounds?|people|students|ways|years?|days?|points?)(?:\s*\^\{?\d\}?)?)+\Z"
 )
 _DROPPED = (
     *("\\left", "\\right", "\\!", "\\,", "\\;", "\\:", "\\ ", "~", "\\$", "$"),

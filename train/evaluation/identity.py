@@ -19,13 +19,13 @@ def model_identity(model: ModelConfig, engine: EngineConfig) -> ModelIdentity:
     return ModelIdentity(name=model.name, sha256=folder_sha256(folder) if folder.is_dir() else None, engine=engine.kind)
 
 
-def adapter_identity(adapter: str | Path) -> AdapterIdentity:
-    """Of a LoRA folder, or of a served name."""
-    folder = Path(adapter)
+def adapter_identity(name: str, weights: str | None = None) -> AdapterIdentity:
+    """Of a LoRA folder, or of a served name whose `weights` lie in a folder (None: nobody knows where)."""
+    folder = Path(name) if Path(name).is_dir() else Path(weights or name)
     if not folder.is_dir():
-        return AdapterIdentity(name=str(adapter), sha256=None)
+        return AdapterIdentity(name=name, sha256=None)
     files = sorted(folder.glob("*.safetensors"))
-    return AdapterIdentity(name=str(adapter), sha256=digest(*(f"{file.name} {file_digest(file)}" for file in files)))
+    return AdapterIdentity(name=name, sha256=digest(*(f"{file.name} {file_digest(file)}" for file in files)))
 
 
 def folder_sha256(folder: Path) -> str:

@@ -55,7 +55,7 @@ def run(config: EvaluationConfig, out: Path) -> EvaluationReport:
     if config.lm_eval is not None:
         harness.find_program()
     model = model_identity(config.model, config.engine)
-    adapters = [] if config.model.adapter is None else [adapter_identity(config.model.adapter)]
+    adapters = [] if config.model.adapter is None else [adapter_identity(config.model.adapter, config.kl_adapter)]
     settings = config.model_dump(mode="json", exclude=_WORKED)
     identity = [model.model_dump(), [adapter.model_dump() for adapter in adapters]]
     key = key_of([settings, identity, [chosen.sha256 for chosen in sets]])

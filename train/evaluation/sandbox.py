@@ -66,8 +66,9 @@ def run(program: str, limits: Limits) -> bool:
     """Whether it runs to its last line, in time, without an error."""
     said = secrets.token_hex(8)
     command = [sys.executable, "-I", "-c", _LAUNCH, str(int(limits.timeout_s) + 1), str(limits.memory_mb << 20), said]
-    with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen(
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(
             command,
             cwd=folder,
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"},
@@ -75,23 +76,18 @@ def run(program: str, limits: Limits) -> bool:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )
+        ) as process,
+    ):
         try:
             told, _ = process.communicate(program.encode("utf-8", "replace"), timeout=limits.timeout_s)
         except subprocess.TimeoutExpired:
             return False
         finally:
-            _end(process)
+            with suppress(ProcessLookupError):  # whatever it started, too
+                os.killpg(process.pid, signal.SIGKILL)
         return process.returncode == 0 and told == said.encode()
 
 
 def _head(stub: str) -> str:
     """What stands before the stub's first definition."""
     return re.split(r"^(?:async\s+)?def\s", stub, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """The process and what it started, if anything of it is left."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
