@@ -23,7 +23,7 @@ from proxy.review.audit import read_entries
 from proxy.review.bodies import SayingBody, SettlingBody, VerdictsBody, page_json
 from proxy.review.decisions import Saying
 from proxy.review.desk import ReviewDesk, Shown, actor_of, record_json, scope_of
-from proxy.review.errors import ReviewError, StaleVersion, UnknownSubject
+from proxy.review.errors import BadInput, ReviewError, StaleVersion, UnknownSubject
 from proxy.review.samples import confirmed_misses
 from proxy.review.statistics import agreements, sample_counts
 from proxy.review.triggers import Settling, proposals, settle_proposal
@@ -65,7 +65,7 @@ class ReviewApi:
             raise RequestError(404, str(error), code="not_found") from error
         except StaleVersion as error:
             raise RequestError(412, str(error), "version", code="stale_version") from error
-        except (ReviewError, ValueError) as error:
+        except ReviewError as error:
             raise RequestError(400, str(error), code="invalid_review") from error
         except LogError as error:
             raise RequestError(503, str(error), code="log_unavailable") from error
@@ -76,7 +76,7 @@ class ReviewApi:
         kind = {None: None, "intervention": "intervention", "miss": "sample"}
         asked = request.query_params.get("kind")
         if asked not in kind:
-            raise ValueError("kind: say intervention or miss, or leave it out")
+            raise BadInput("kind: say intervention or miss, or leave it out")
         page = await self._desk.queue(
             who,
             limit=_number(request, "limit", 20),
@@ -101,7 +101,7 @@ class ReviewApi:
 
     async def _agreement(self, request: Request, who: Identity, _: str) -> Answer:
         since = request.query_params.get("since")
-        tenant, moment = scope_of(who), None if since is None else datetime.fromisoformat(since)
+        tenant, moment = scope_of(who), None if since is None else _moment(since)
         found = await self._desk.store.read(lambda connection: agreements(connection, moment, tenant))
         counts = await self._desk.store.read(lambda connection: sample_counts(connection, tenant))
         pairs = [asdict(pair) | {"share": pair.share} for pair in found.pairs]
@@ -119,7 +119,7 @@ class ReviewApi:
     async def _proposals(self, request: Request, who: Identity, _: str) -> Answer:
         state = request.query_params.get("state")
         if state not in (None, "proposed", "approved", "rejected"):
-            raise ValueError("state: say proposed, approved or rejected")
+            raise BadInput("state: say proposed, approved or rejected")
         found = await self._desk.store.read(
             lambda connection: proposals(connection, self._desk.texts, state=state, tenant=scope_of(who))  # type: ignore[arg-type]
         )
@@ -144,7 +144,7 @@ class ReviewApi:
     async def _unjudged(self, request: Request, who: Identity, _: str) -> Answer:
         judge, kind = request.query_params.get("judge"), request.query_params.get("kind", "sample")
         if not judge or kind not in ("sample", "intervention"):
-            raise ValueError("judge: name the judge; kind: say sample or intervention")
+            raise BadInput("judge: name the judge; kind: say sample or intervention")
         after, limit = request.query_params.get("after"), _number(request, "limit", 50)
         traces, last = await self._desk.unjudged(who, kind, judge, after=after, limit=limit)  # type: ignore[arg-type]
         return {"traces": [trace.model_dump(mode="json") for trace in traces], "next_after": last}, {}
@@ -190,10 +190,17 @@ def _version(request: Request) -> int:
     return int(given)
 
 
+def _moment(given: str) -> datetime:
+    try:
+        return datetime.fromisoformat(given)
+    except ValueError:
+        raise BadInput("since: give a moment as 2026-01-31T12:00:00+00:00") from None
+
+
 def _number(request: Request, name: str, default: int) -> int:
     given = request.query_params.get(name)
     if given is None:
         return default
     if not given.isdecimal() or not 1 <= int(given) <= 1_000_000_000 or (name == "limit" and int(given) > 500):
-        raise ValueError(f"{name}: give a whole number" + (" from 1 to 500" if name == "limit" else ""))
+        raise BadInput(f"{name}: give a whole number" + (" from 1 to 500" if name == "limit" else ""))
     return int(given)

@@ -53,7 +53,7 @@ class ReviewDesk:
         self, who: Identity, *, limit: int = 20, cursor: str | None = None, kind: SubjectKind | None = None,
         tenant: str | None = None,
     ) -> QueuePage:  # fmt: skip
-        """The next items for `who`. Raises ValueError, LogError."""
+        """The next items for `who`. Raises BadInput, LogError."""
         asked = Asked(who.actor, self.threshold, limit, cursor, kind, scope_of(who) or tenant)
         return await self.store.read(lambda connection: queue(connection, asked, self.sketches, self.texts))
 

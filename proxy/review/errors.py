@@ -3,7 +3,8 @@
 ReviewError
 ├── UnknownSubject    nothing reviewable has this id
 ├── StaleVersion      somebody else has said something since: look again, then decide
-└── WrongDecision     this can't be decided of that
+├── WrongDecision     this can't be decided of that
+└── BadInput          a question or a file that can't be: a limit, a cursor, a line
 """
 
 
@@ -25,3 +26,7 @@ class StaleVersion(ReviewError):
 
 class WrongDecision(ReviewError):
     """A decision that does not fit its subject, or its author."""
+
+
+class BadInput(ReviewError):
+    """A question or a file that can't be. The message names the field, or the line."""

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.access.identity import Identity
 from proxy.review.desk import ReviewDesk, actor_of, scope_of
+from proxy.review.errors import BadInput
 from proxy.review.samples import confirmed_misses
 from proxy.review.verdicts import MAX_VERDICTS, Imported, import_verdicts
 from steer.review import JudgedTrace, SecondVerdict
@@ -33,7 +34,7 @@ async def export_misses(desk: ReviewDesk, who: Identity, out: Path) -> int:
 
 
 async def import_verdict_file(desk: ReviewDesk, who: Identity, path: Path) -> Imported:
-    """In portions. Raises ValueError naming the line, LogError, OSError."""
+    """In portions. Raises BadInput naming the line, LogError, OSError."""
     verdicts = _read(path)
     total = Imported()
     for start in range(0, len(verdicts), MAX_VERDICTS):
@@ -98,5 +99,5 @@ def _read(path: Path) -> list[SecondVerdict]:
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "verdict"
-            raise ValueError(f"{path}, line {number}: {field}: {first['msg']}") from None
+            raise BadInput(f"{path}, line {number}: {field}: {first['msg']}") from None
     return found

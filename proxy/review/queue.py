@@ -15,6 +15,7 @@ from proxy.log.errors import TextLocked
 from proxy.log.rows import moment, now_us
 from proxy.log.texts import TextKeeper
 from proxy.review.candidates import Candidate, candidates, reviewed_lately, text_bodies
+from proxy.review.errors import BadInput
 from proxy.review.topics import Sketch, SketchCache, novelty, sketch
 from proxy.review.usefulness import Facts, Usefulness, usefulness
 from steer.review import SubjectKind
@@ -61,9 +62,9 @@ class _Place:
 
 
 def queue(connection: Connection, asked: Asked, sketches: SketchCache, texts: TextKeeper) -> QueuePage:
-    """One page. Raises ValueError for a limit or a cursor that can't be."""
+    """One page. Raises BadInput for a limit or a cursor that can't be."""
     if not 1 <= asked.limit <= MAX_PAGE:
-        raise ValueError(f"limit must be between 1 and {MAX_PAGE}")
+        raise BadInput(f"limit must be between 1 and {MAX_PAGE}")
     place = None if asked.cursor is None else _parse(asked.cursor)
     as_of_us = now_us() if place is None else place.as_of_us
     found = candidates(connection, asked.reviewer, threshold=asked.threshold, kind=asked.kind, tenant=asked.tenant)
@@ -118,8 +119,7 @@ def _parse(cursor: str) -> _Place:
     try:
         place = _Place(int(as_of), float(score), id)
     except ValueError:
-        separator = ""
-        place = _Place(0, 0.0, "")
-    if not separator:
-        raise ValueError("cursor must be a page's next_cursor")
+        place = None
+    if place is None or not separator or not 0 < place.as_of_us <= now_us():
+        raise BadInput("cursor must be a page's next_cursor")
     return place

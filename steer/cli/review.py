@@ -63,7 +63,7 @@ def at_desk(
     from proxy.access.errors import AccessError
     from proxy.errors import ConfigError
     from proxy.log.errors import LogError
-    from proxy.review.errors import ReviewError
+    from proxy.review.errors import BadInput, ReviewError
     from proxy.review.opening import open_desk
     from proxy.rules import make_policy
     from proxy.settings import load_settings
@@ -77,7 +77,7 @@ def at_desk(
 
     try:
         return anyio.run(run)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, BadInput) as error:
         fail(error, 2)
     except (AccessError, ArtifactError, LogError, ReviewError, OSError) as error:
         fail(error)

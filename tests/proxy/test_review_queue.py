@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event
 
 from proxy.review.audit import Actor
+from proxy.review.errors import BadInput
 from proxy.review.queue import QueuePage
 from proxy.review.samples import confirmed_misses, read_samples
 from proxy.review.statistics import sample_counts
@@ -130,8 +131,8 @@ async def test_pages_hold_every_item_once_though_some_are_decided_meanwhile(log:
         if cursor is None:
             break
     assert len(seen) == len(set(seen)) == 23
-    for bad in ("", "x", "1:2", "a:b:c"):
-        with pytest.raises(ValueError, match="next_cursor"):
+    for bad in ("", "x", "1:2", "a:b:c", f"{10**30}:1:a"):
+        with pytest.raises(BadInput, match="next_cursor"):
             await log.desk.queue(ANN, cursor=bad)
 
 
