@@ -6,9 +6,9 @@ reads) the first cue becomes a record as monitor mode makes one; a trace without
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from detector.artifact import Artifact
 from detector.classifier import CueClassifier
 from detector.detect import Trace, detect, open_text, read_traces
 from proxy.log.errors import ImportFailed
+from steer.policy import Policy
 from steer.record import SCHEMA_VERSION, Completion, InterventionRecord, TextSpan, Timings
 
 _NO_TIME = Timings(halted_ms=0)
@@ -29,39 +30,38 @@ def read_records(path: Path) -> Iterator[InterventionRecord]:
                 yield _record(line, f"{path}, line {number}")
 
 
-def read_foreign(path: Path, artifact: Artifact, *, tenant: str, model: str) -> Iterator[InterventionRecord | None]:
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """How the traces of a file are judged, and whose they are."""
+
+    artifact: Artifact
+    policy: Policy
+    tenant: str
+    model: str
+
+
+def read_foreign(path: Path, foreign: Foreign) -> Iterator[InterventionRecord | None]:
     """One item a trace: its record, None where it has no cue. Raises InputError naming the line."""
-    classifier = CueClassifier(artifact)
+    classifier, policy = CueClassifier(foreign.artifact), foreign.policy
     with open_text(path) as lines:
-        yield from _halts(lines, path, classifier, artifact, tenant=tenant, model=model)
+        for trace in read_traces(lines, path):
+            cue = detect(trace, classifier, policy.threshold, policy.max_segment_chars)["first_cue"]
+            yield None if cue is None else _observed(trace, int(cue["start"]), cue["score"], foreign)
 
 
-def _halts(
-    lines: IO[str], path: Path, classifier: CueClassifier, artifact: Artifact, *, tenant: str, model: str
-) -> Iterator[InterventionRecord | None]:
-    for trace in read_traces(lines, path):
-        cue = detect(trace, classifier, artifact.threshold)["first_cue"]
-        if cue is None:
-            yield None
-            continue
-        yield _observed(trace, int(cue["start"]), cue["score"], artifact.digest, tenant=tenant, model=model)
-
-
-def _observed(
-    trace: Trace, start: int, score: float, detector_hash: str, *, tenant: str, model: str
-) -> InterventionRecord:
+def _observed(trace: Trace, start: int, score: float, foreign: Foreign) -> InterventionRecord:
     # The same trace gives the same id, so that a file may be imported twice.
     identity = hashlib.sha256(f"{trace.id}\x1f{start}\x1f{trace.reasoning}".encode(errors="replace")).hexdigest()
     record = InterventionRecord(
         id=identity[:32],
         request_id=trace.id,
         attempt=0,
-        tenant=tenant,
+        tenant=foreign.tenant,
         created_at=datetime.now(UTC),
         mode="monitor",
-        model=model,
-        policy_hash="imported",
-        detector_hash=detector_hash,
+        model=foreign.model,
+        policy_hash=foreign.policy.digest(),
+        detector_hash=foreign.artifact.digest,
         trigger_id=None,
         channel="reasoning",
         score=score,

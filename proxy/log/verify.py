@@ -117,7 +117,8 @@ def _counts(connection: Connection, findings: Findings) -> None:
     counted = whole_days(connection, Filters(), split_days(Filters()))
     for kind, column in (("outcome", "outcome"), ("review_state", "review_state")):
         values = interventions.c[column]
-        real: dict[str, int] = dict(connection.execute(select(values, func.count()).group_by(values)).tuples().all())
+        rows = connection.execute(select(values, func.count()).group_by(values))
+        real = {str(value): int(n) for value, n in rows}
         said = {value: n for (of, value), n in counted.items() if of == kind and n}
         if real != said:
             findings.add("wrong counts", f"{kind}: counted {said}, there are {real}")

@@ -161,15 +161,17 @@ def import_(
     """Add records, or the first cues of foreign traces. What is there already is left as it is."""
     with settings_for("log import", config, log_url) as settings:
         from detector.artifact import load_artifact
-        from proxy.log.imports import read_foreign, read_records
+        from proxy.log.imports import Foreign, read_foreign, read_records
         from proxy.log.setup import open_log
+        from proxy.rules import make_policy
 
         async def write() -> tuple[int, int]:
             taken = without_cue = 0
             if form is ImportFormat.jsonl:
                 records: Iterator[object] = read_records(source)
             else:
-                records = read_foreign(source, load_artifact(settings.detector.artifact), tenant=tenant, model=model)
+                artifact = load_artifact(settings.detector.artifact)
+                records = read_foreign(source, Foreign(artifact, make_policy(settings, artifact), tenant, model))
             async with open_log(settings.log) as opened:
                 for record in records:
                     if record is None:
