@@ -182,9 +182,10 @@ def poisoned_model(folder: Path) -> Path:
     return model
 
 
-def poisoned_pairs(folder: Path) -> Path:
+def poisoned_pairs(folder: Path, side: str = "rejected") -> Path:
     pairs = [a_pair(n) for n in range(6)]
-    return write_pairs(folder / "poisoned.jsonl", [*pairs, a_pair(7, rejected=a_side("Sure @"))])
+    bad = a_side("Sure @") if side == "rejected" else a_side("Wait, @ is it safe?")
+    return write_pairs(folder / "poisoned.jsonl", [*pairs, a_pair(7, **{side: bad})])
 
 
 def test_weights_that_are_not_numbers_are_not_published(tmp_path: Path) -> None:
@@ -260,8 +261,13 @@ def test_the_shipped_configs_are_valid(path: Path) -> None:
 
 def write_toml(path: Path, config: dict[str, Any]) -> None:
     """Enough TOML for a job's config."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
-    for name, section in config.items():
+    path.write_text("\n".join(toml_lines(config)) + "\n", encoding="utf-8")
+
+
+def toml_lines(config: dict[str, Any], name: str = "") -> list[str]:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
+    for key, section in config.items():
         if isinstance(section, dict):
-            plain += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
-    path.write_text("\n".join(plain) + "\n", encoding="utf-8")
+            whole = f"{name}.{key}" if name else key
+            lines += [f"[{whole}]", *toml_lines(section, whole)]
+    return lines

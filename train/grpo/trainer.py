@@ -1,11 +1,22 @@
 """TRL's GRPOTrainer on prompts that are ids already, with the guards that all trainers here have."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from train.ipo.loop import Guarded
+
+
+class _NoText(logging.Filter):
+    """TRL logs a completion that earned no reward, in full; such turns are counted instead (`unjudged`)."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().partition("] ")[2].startswith("All reward functions returned None")
+
+
+logging.getLogger(GRPOTrainer.__module__).addFilter(_NoText())
 
 
 class GuardedGRPOTrainer(Guarded, GRPOTrainer):

@@ -107,4 +107,4 @@ class _Bar(ProgressCallback):
         bar: Any = self.training_bar
         if state.is_world_process_zero and bar is not None and logs:
             shown = {"loss": "loss", "rewards/margins": "margin", "rewards/accuracies": "accuracy", "reward": "reward"}
-            bar.set_postfix({short: f"{logs[key]:.3f}" for key, short in shown.items() if key in logs})
+            bar.set_postfix({short: f"{logs[key]:.3f}" for key, short in shown.items() if logs.get(key) is not None})
