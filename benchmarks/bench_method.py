@@ -29,8 +29,9 @@ from benchmarks.method.sizes import FULL, SMOKE, Sizes
 from benchmarks.method.summary import index, summary
 from benchmarks.method.text import tables
 
+PACK_SECONDS = 45.0  # between two packings of an unfinished run
 # One cell of every kind, and what they need.
-SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful", "drive-base-oracle")
+SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     began = time.monotonic()
     outcome = Outcome() if args.report else _run(cells, sizes, places, args)
-    found = summary(index(places.load_all()))
+    documents = places.load_all()
+    found = summary(index(documents))
     for line in tables(found):
         print(line)
     if args.report:
@@ -55,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         for path in plot(found, args.out):
             print(f"picture: {path}")
-    found["run"] = _told(outcome, len(cells), time.monotonic() - began)
+    found["run"] = _told(outcome, len(cells), time.monotonic() - began) | {"device": _device(documents)}
     finish("method", found, seed=seeds[0], out=args.out / "summary.json")
     if args.pack:
         pack(args.out, args.pack)
@@ -80,8 +82,14 @@ def _run(cells: Sequence[Cell], sizes: Sizes, places: Places, args: argparse.Nam
     if not args.workers:
         return run_here(cells, sizes, places)
 
+    packed = time.monotonic()
+
     def say(line: str) -> None:
+        nonlocal packed
         print(line, flush=True)
+        if args.pack and time.monotonic() - packed > PACK_SECONDS:  # whatever ends this run, little is lost
+            pack(args.out, args.pack)
+            packed = time.monotonic()
 
     return run_pool(cells, sizes, places, workers=args.workers, budget_s=args.budget_s, say=say)
 
@@ -94,19 +102,16 @@ def _told(outcome: Outcome, count: int, seconds: float) -> dict[str, Any]:
         "stopped": outcome.stopped,
         "not_begun": outcome.not_begun,
         "seconds": round(seconds, 1),
-        "device": _device(),
     }
 
 
-def _device() -> str:
-    """As a finished cell's process would see it; no torch here where nothing was run."""
-    import torch  # noqa: PLC0415
-
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def _device(documents: Sequence[dict[str, Any]]) -> str | None:
+    """As the training jobs say it; None where there was none."""
+    return next((document["device"] for document in documents if "device" in document), None)
 
 
 def pack(out: Path, target: Path) -> None:
-    """What is small and worth keeping: cells, summary, logs' ends are in the cells' files."""
+    """What is small and worth keeping: cells, logs, the summary."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with tarfile.open(part, "w:gz") as archive:
@@ -114,7 +119,6 @@ def pack(out: Path, target: Path) -> None:
             if (out / name).exists():
                 archive.add(out / name, arcname=name)
     os.replace(part, target)
-    print(f"packed: {target} ({target.stat().st_size / 1e6:.2f} MB)")
 
 
 if __name__ == "__main__":

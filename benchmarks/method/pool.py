@@ -24,6 +24,7 @@ from benchmarks.method.sizes import Sizes
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _QUIET = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 _POLL_SECONDS = 1.0
+_MEMORY_SHARE = 0.9  # of the device's; the rest is for what each process needs to be there at all
 
 
 @dataclass(slots=True)
@@ -58,13 +59,20 @@ def run_pool(
     cells: Sequence[Cell], sizes: Sizes, places: Places, *, workers: int, budget_s: float, say: Callable[[str], None]
 ) -> Outcome:
     """`workers` at a time, until all is done or `budget_s` seconds are over."""
-    return _Run(cells, sizes, places, budget_s, say).go(workers)
+    return _Run(cells, sizes, places, workers, budget_s, say).go()
 
 
 class _Run:
     def __init__(
-        self, cells: Sequence[Cell], sizes: Sizes, places: Places, budget_s: float, say: Callable[[str], None]
+        self,
+        cells: Sequence[Cell],
+        sizes: Sizes,
+        places: Places,
+        count: int,
+        budget_s: float,
+        say: Callable[[str], None],
     ) -> None:
+        self._count = count
         self._by_id = {cell.id: cell for cell in cells}
         self._waiting = [cell for cell in cells if not places.done(cell.id)]
         self._sizes, self._places, self._say = sizes, places, say
@@ -72,8 +80,8 @@ class _Run:
         self._end = self._began + budget_s
         self._outcome = Outcome()
 
-    def go(self, count: int) -> Outcome:
-        workers = [self._start() for _ in range(min(count, len(self._waiting)))]
+    def go(self) -> Outcome:
+        workers = [self._start() for _ in range(min(self._count, len(self._waiting)))]
         try:
             while (self._waiting or any(worker.cell for worker in workers)) and time.monotonic() < self._end:
                 for worker in workers:
@@ -95,7 +103,7 @@ class _Run:
     def _start(self) -> _Worker:
         context = mp.get_context("spawn")
         here, there = context.Pipe()
-        process = context.Process(target=_serve, args=(there, self._sizes, self._places), daemon=True)
+        process = context.Process(target=_serve, args=(there, self._sizes, self._places, self._count), daemon=True)
         process.start()
         there.close()
         return _Worker(process, here)
@@ -145,9 +153,10 @@ class _Run:
         self._say(f"{at:6.0f} s  {cell.id:34} {took:6.1f} s  {what}")
 
 
-def _serve(pipe: Connection, sizes: Sizes, places: Places) -> None:
+def _serve(pipe: Connection, sizes: Sizes, places: Places, count: int) -> None:
     """A worker: cells in, None or the text of an error out. What a cell prints goes to a file of its own."""
     os.environ.update(_QUIET | dict.fromkeys(_ONE_THREAD, "1"))
+    _share_memory(count)
     logs = places.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     while True:
@@ -164,6 +173,14 @@ def _serve(pipe: Connection, sizes: Sizes, places: Places) -> None:
                 error = f"{type(problem).__name__}: {problem}"
                 traceback.print_exc(file=log)
         pipe.send(error)
+
+
+def _share_memory(count: int) -> None:
+    """A worker's caches must not take the device's memory from the others: it frees them at its own share."""
+    import torch  # noqa: PLC0415 - a worker's first act; the process that hands out cells loads none
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(_MEMORY_SHARE / count)
 
 
 def run_cell(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:

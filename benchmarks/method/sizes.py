@@ -37,6 +37,7 @@ class Sizes:
     tuning_pairs: int
     tuning_prompts: int  # of each group
     batch: int  # rows that are sampled at a time
+    pairs_of_step: int  # one optimiser step of IPO, SFT and DPO
     judging_threads: int  # of a cell that runs the classifier
     grpo_generations: int  # three times what IPO's rollouts cost
     grpo_batch: int  # completions of an update
@@ -75,32 +76,34 @@ FULL = Sizes(
     rates=(3e-4, 1e-3, 3e-3),
     tuning_pairs=700,
     tuning_prompts=800,
-    batch=4096,
+    batch=2048,
+    pairs_of_step=32,
     judging_threads=3,
     grpo_generations=36_000,
     grpo_batch=512,
 )
 SMOKE = Sizes(
-    harmful=6,
-    look_alike=3,
-    plain=3,
-    arithmetic=4,
-    prompts=6,
-    benign_look_alikes=2,
+    harmful=3,
+    look_alike=2,
+    plain=1,
+    arithmetic=2,
+    prompts=4,
+    benign_look_alikes=1,
     benign_plain=1,
     benign_arithmetic=1,
     shards=1,
-    curve_prompts=4,
+    curve_prompts=2,
     curve_shards=1,
-    pairs=8,
-    benign_pairs=4,
-    counts=(4,),
+    pairs=4,
+    benign_pairs=2,
+    counts=(2,),
     detector_pairs=4,
     pool_pairs=4,
     rates=(1e-3,),
     tuning_pairs=4,
     tuning_prompts=4,
     batch=64,
+    pairs_of_step=4,
     judging_threads=1,
     grpo_generations=16,
     grpo_batch=8,
