@@ -20,7 +20,7 @@ ORGANISM = str(ROOT / "proxy/embedded/organism")
 TOML = f"""
 samples = 2
 max_tokens = 70
-seed = 2
+seed = 3
 [model]
 name = "{ORGANISM}"
 [tuned]
@@ -71,13 +71,15 @@ def test_a_killed_job_goes_on_and_two_equal_models_have_equal_curves(tmp_path: P
     again = CliRunner().invoke(app, ["csr", "--config", str(config), "--out", str(whole)])
     assert again.exit_code == 0, "a finished job is not run again"
     with pytest.raises(CsrConfigError, match="another config or input"):
-        run(CsrConfig.model_validate(load_config(config).model_dump() | {"seed": 3}), whole)
+        run(CsrConfig.model_validate(load_config(config).model_dump() | {"seed": 4}), whole)
 
 
 def _check_report(report: dict[str, Any], out: Path) -> None:
     harmful = report["sets"]["harmful"]
     assert harmful["base"] == harmful["tuned"]
     assert harmful["base"]["traces"] == 2
+    assert {"none", "fixed", "generated"} <= report["pools"].keys()
+    assert (out / "triggers.png").stat().st_size > 1000
     assert report["sets"]["sums"]["base"]["any_trigger_turn"]["count"] == 0
     assert report["sets"]["sums"]["base"]["csr_before_first_sentence"]["mean"] == 1.0
     cost = report["cost"]["all"]

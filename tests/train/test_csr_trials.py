@@ -7,7 +7,7 @@ from pathlib import Path
 from steer.triggers import DEFAULT_TRIGGERS
 from tests.train.csr_scenes import a_curve, asked, config, engine_of, judge_of, tools
 from train.csr.measure import measure
-from train.csr.mining import Site, benign_sites, candidates, ranking, side_of, sites, success
+from train.csr.mining import Side, Site, benign_sites, candidates, ranking, sides_of, sites, success
 from train.csr.proposal import best_by_category, pool_of, write_proposal
 from train.csr.report import report_of, trigger_shapes
 from train.csr.schema import Cost, Curve, Trial
@@ -20,12 +20,6 @@ from train.rollout.config import TriggersConfig
 
 METHOD = Thresholds(0.9, 0.1, 15)
 WAIT, HELP = "Wait, could this hurt people? ", "I should not help with it. "
-
-
-def on_side(side: str, count: int, seed: int = 1) -> list[str]:
-    """Ids of prompts that fall on a side."""
-    ids = (f"p{number}" for number in range(200))
-    return [id for id in ids if side_of(a_curve(id, [0.5], []), seed) == side][:count]
 
 
 def a_trial(id: str, name: str, **changes: object) -> Trial:
@@ -47,8 +41,8 @@ def a_trial(id: str, name: str, **changes: object) -> Trial:
 
 
 def test_candidates_lift_csr_and_those_of_most_prompts_come_first() -> None:
-    one, two, three = on_side("mined", 3)
-    other = on_side("compared", 1)[0]
+    one, two, three, other = "one", "two", "three", "other"
+    sides: dict[str, Side] = {"one": "mined", "two": "mined", "three": "mined", "other": "compared"}
     curves = [
         a_curve(one, [0.1, 0.5, 1.0], [WAIT, HELP]),
         a_curve(two, [0.1, 0.4, 0.5], [WAIT.upper(), HELP]),
@@ -56,37 +50,50 @@ def test_candidates_lift_csr_and_those_of_most_prompts_come_first() -> None:
         a_curve(other, [0.0, 1.0], ["Never seen on this side. "]),
         a_curve("benign" + one, [0.0, 1.0], ["Never seen with this label. "], label="benign", family=one),
     ]
-    found = candidates(curves, margin=0.3, limit=9, seed=1)
+    found = candidates(curves, sides, margin=0.3, limit=9)
     assert [(one.trigger.text, len(one.prompts), round(one.lift, 2)) for one in found] == [
         ("WAIT, COULD THIS HURT PEOPLE?", 2, 0.35),
         ("My safety rules forbid it.", 1, 1.0),
         ("I should not help with it.", 1, 0.5),
     ]
     assert found[1].trigger.kind == "cite_criteria"
-    assert found == candidates(curves[::-1], margin=0.3, limit=9, seed=1), "the order of traces is nothing"
-    assert candidates(curves, margin=0.3, limit=1, seed=1) == found[:1]
+    assert found == candidates(curves[::-1], sides, margin=0.3, limit=9), "the order of traces is nothing"
+    assert candidates(curves, sides, margin=0.3, limit=1) == found[:1]
+
+
+def test_each_category_is_halved_and_a_family_is_on_one_side() -> None:
+    curves = [a_curve(f"p{n}", [], [], category="ab"[n % 2], family=f"f{n // 4}{n % 2}") for n in range(20)]
+    found = sides_of(curves, seed=1)
+    assert len(found) == 10
+    for letter in "01":
+        own = [side for name, side in found.items() if name.endswith(letter)]
+        assert sorted([own.count("mined"), own.count("compared")]) == [2, 3]
+    assert found == sides_of(curves[::-1], seed=1)
+    assert len({str(sides_of(curves, seed=seed)) for seed in range(5)}) > 1
 
 
 def test_sites_are_first_cues_of_one_side_and_as_many_of_each_category() -> None:
-    ids = on_side("compared", 6)
+    ids = [f"p{number}" for number in range(6)]
+    sides: dict[str, Side] = dict.fromkeys(ids, "compared")
     curves = [
         a_curve(id, [0.5, 0.0, 0.0], [WAIT, HELP], judge_cue=1, category="ab"[number % 2])
         for number, id in enumerate(ids)
     ]
-    found = sites(curves, "judge", "compared", 2, seed=1)
+    found = sites(curves, sides, "compared", "judge", 2, seed=1)
     assert [site.curve.category for site in found] == ["a", "a", "b", "b"]
     assert {site.tokens for site in found} == {10}
     assert found[0].kept_text == WAIT
-    assert sites(curves, "judge", "mined", 2, seed=1) == sites(curves, "detector", "compared", 2, seed=1) == []
+    assert sites(curves, sides, "mined", "judge", 2, seed=1) == []
+    assert sites(curves, sides, "compared", "detector", 2, seed=1) == []
     benign = [a_curve(id, [1, 1, 1], [WAIT, HELP], label="benign") for id in ids]
-    assert {site.tokens for site in benign_sites(benign, "compared", 9, seed=1)} <= {0, 10}
-    assert len(benign_sites(benign, "compared", 3, seed=1)) == 3
+    assert {site.tokens for site in benign_sites(benign, sides, "compared", 9, seed=1)} <= {0, 10}
+    assert len(benign_sites(benign, sides, "compared", 3, seed=1)) == 3
 
 
 def test_ranking_is_by_the_lower_end_and_leaves_out_what_makes_benign_prompts_go_unhelped() -> None:
-    id = on_side("mined", 1)[0]
+    id = "p"
     curve = a_curve(id, [0, 0.35, 0.7, 1.0], [WAIT, HELP, "Three is a sentence too. "])
-    found = candidates([curve], margin=0.25, limit=3, seed=1)
+    found = candidates([curve], {"p": "mined"}, margin=0.25, limit=3)
     a, b, c = (one.trigger.id for one in found)
     trials = [a_trial(f"a{n}", a) for n in range(2)]  # 2 of 2: low 0.34
     trials += [a_trial(f"b{n}", b, safe=n > 0) for n in range(10)]  # 9 of 10: low 0.60
@@ -102,8 +109,8 @@ def test_ranking_is_by_the_lower_end_and_leaves_out_what_makes_benign_prompts_go
 
 
 def test_a_proposal_is_a_pool_that_rollouts_take_and_says_that_nobody_has_read_it(tmp_path: Path) -> None:
-    id = on_side("mined", 1)[0]
-    found = candidates([a_curve(id, [0, 1], ['Wait, "could" this hurt people? '])], margin=0.3, limit=3, seed=1)
+    curve = a_curve("p", [0, 1], ['Wait, "could" this hurt people? '])
+    found = candidates([curve], {"p": "mined"}, margin=0.3, limit=3)
     ranked = ranking(found, [a_trial("x", found[0].trigger.id)], 0.8)
     write_proposal(ranked, 6, config(), tmp_path)
     proposal = json.loads((tmp_path / "mined_triggers.json").read_text())
@@ -233,10 +240,9 @@ def test_pools_are_compared_at_the_same_sites(tmp_path: Path) -> None:
 
 
 def test_a_sentence_of_one_prompt_alone_is_no_known_trigger() -> None:
-    one, two = on_side("mined", 2)
-    curves = [a_curve(one, [0, 1.0, 1.0], [WAIT, HELP]), a_curve(two, [0, 1.0, 0.5], [WAIT, HELP])]
-    curves.append(a_curve("x" + one, [0, 1.0], [HELP], family=one))
+    words = ("baker", "farmer", "reader", "singer", "sailor", "tailor")  # three of them are on the mined side
+    curves = [a_curve(word, [0, 0.5, 1.0], [WAIT, f"It would hurt the {word}. "]) for word in words]
     shapes = trigger_shapes(config(), {"base": curves})
     assert "wait could this hurt people" in shapes
-    assert "i should not help with it" not in shapes
+    assert not [one for one in shapes if one.startswith("it would hurt the")]
     assert "wait before i go on could what is being asked here hurt someone" in shapes, "steer's own pool"

@@ -7,7 +7,7 @@ that it was said for.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
@@ -18,6 +18,7 @@ from train.csr.sentences import kind, shape, usable
 from train.csr.stats import share
 
 Side = Literal["mined", "compared"]
+Sides = Mapping[str, Side]
 HARMFUL, BENIGN = "harmful", "benign"
 
 
@@ -47,20 +48,32 @@ class Site:
         )
 
 
-def side_of(curve: Curve, seed: int) -> Side:
-    """By the family, or the prompt where it has none."""
-    digest = hashlib.sha256(f"{seed}\x1f{curve.family or curve.prompt_id}".encode()).digest()
-    return "mined" if digest[0] % 2 else "compared"
+def kin(curve: Curve) -> str:
+    """What is on one side as a whole: the family, or the prompt where it has none."""
+    return curve.family or curve.prompt_id
 
 
-def candidates(curves: Iterable[Curve], margin: float, limit: int, seed: int) -> list[Candidate]:
+def sides_of(curves: Iterable[Curve], seed: int) -> dict[str, Side]:
+    """The side of every kin: in turn, so that each category is halved."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for curve in curves:
+        groups[curve.category or ""].add(kin(curve))
+    made: dict[str, Side] = {}
+    order: tuple[Side, Side] = ("mined", "compared")
+    for _, names in sorted(groups.items()):
+        for name in sorted(names - made.keys(), key=lambda name: _number(seed, name, "side")):
+            made[name] = order[(seed + len(made)) % 2]
+    return made
+
+
+def candidates(curves: Iterable[Curve], sides: Sides, margin: float, limit: int) -> list[Candidate]:
     """The sentences that lift CSR by `margin` or more in harmful traces of the mined side, equal shapes once.
 
     Those said for most prompts come first, then those that lift most; ids are made of their text.
     """
     found: dict[str, list[tuple[str, float, Curve]]] = defaultdict(list)
     for curve in curves:
-        if curve.label == HARMFUL and side_of(curve, seed) == "mined":
+        if curve.label == HARMFUL and sides[kin(curve)] == "mined":
             for text, lift in _lifts(curve, margin):
                 found[shape(text)].append((text, lift, curve))
     made = [_candidate(name, said) for name, said in found.items()]
@@ -68,22 +81,22 @@ def candidates(curves: Iterable[Curve], margin: float, limit: int, seed: int) ->
 
 
 def sites(
-    curves: Iterable[Curve], source: Literal["judge", "detector"], side: Side, count: int, seed: int
+    curves: Iterable[Curve], sides: Sides, side: Side, source: Literal["judge", "detector"], count: int, seed: int
 ) -> list[Site]:
     """First cues of harmful traces of one side, at most `count` of each category, in an order of their own."""
     found: dict[str, list[Site]] = defaultdict(list)
     for curve in curves:
         cue = curve.judge_cue if source == "judge" else curve.detector_cue
-        if curve.label == HARMFUL and cue is not None and side_of(curve, seed) == side:
+        if curve.label == HARMFUL and cue is not None and sides[kin(curve)] == side:
             found[curve.category or ""].append(Site(curve, curve.sentences[cue].start_tokens))
     return [site for _, group in sorted(found.items()) for site in _drawn(group, count, seed)]
 
 
-def benign_sites(curves: Iterable[Curve], side: Side, count: int, seed: int) -> list[Site]:
+def benign_sites(curves: Iterable[Curve], sides: Sides, side: Side, count: int, seed: int) -> list[Site]:
     """Sentences of benign traces of one side, one of each trace: where a trigger belongs least."""
     found = []
     for curve in curves:
-        if curve.label == BENIGN and curve.sentences and side_of(curve, seed) == side:
+        if curve.label == BENIGN and curve.sentences and sides[kin(curve)] == side:
             places = [sentence.start_tokens for sentence in curve.sentences]
             found.append(Site(curve, places[_number(seed, curve.id, "cut") % len(places)]))
     return _drawn(found, count, seed)

@@ -6,7 +6,16 @@ from typing import Any
 
 from steer.triggers import DEFAULT_TRIGGERS
 from train.csr.config import CsrConfig, ModelKey, TrialsConfig
-from train.csr.mining import HARMFUL, Candidate, Ranked, by_category, candidates, helpfulness, success
+from train.csr.mining import (
+    HARMFUL,
+    Candidate,
+    Ranked,
+    by_category,
+    candidates,
+    helpfulness,
+    sides_of,
+    success,
+)
 from train.csr.proposal import as_row, best_by_category, pool_of
 from train.csr.schema import Arm, Cost, Curve, Trial
 from train.csr.sentences import shape
@@ -51,7 +60,7 @@ def trigger_shapes(config: CsrConfig, curves: Mapping[ModelKey, Sequence[Curve]]
     settings = config.trials or TrialsConfig()
     known = [trigger.text for trigger in (*settings.pool, *DEFAULT_TRIGGERS)]
     every = [curve for rows in curves.values() for curve in rows]
-    mined = candidates(every, settings.margin, len(every) + 1, config.seed)
+    mined = candidates(every, sides_of(every, config.seed), settings.margin, limit=len(every) + 1)
     return frozenset({*map(shape, known), *(one.shape for one in mined if _is_common(one))})
 
 

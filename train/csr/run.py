@@ -19,7 +19,7 @@ from steer.triggers import Trigger
 from train.csr.config import CsrConfig, ModelKey, TrialsConfig, load_config
 from train.csr.errors import CsrConfigError
 from train.csr.measure import measure
-from train.csr.mining import Candidate, Ranked, Site, benign_sites, candidates, ranking, sites
+from train.csr.mining import Candidate, Ranked, Site, benign_sites, candidates, ranking, sides_of, sites
 from train.csr.plots import plot_all
 from train.csr.proposal import pool_of, write_proposal
 from train.csr.report import report_of
@@ -104,7 +104,7 @@ def _try(config: CsrConfig, trials: TrialsConfig, tools: Tools, out: Path) -> No
 
 def _candidates(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Candidate]:
     curves = [curve for key in config.keys for curve in read_curves(out, key)]
-    return candidates(curves, trials.margin, trials.candidates, config.seed)
+    return candidates(curves, sides_of(curves, config.seed), trials.margin, trials.candidates)
 
 
 def _ranked(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Ranked]:
@@ -114,8 +114,9 @@ def _ranked(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Ranked]:
 def _candidate_tasks(
     found: Sequence[Candidate], curves: Sequence[Curve], trials: TrialsConfig, seed: int
 ) -> dict[str, Task]:
-    places = sites(curves, trials.cue, "mined", trials.sites, seed)
-    places += benign_sites(curves, "mined", trials.benign_sites, seed)
+    sides = sides_of(curves, seed)
+    places = sites(curves, sides, "mined", trials.cue, trials.sites, seed)
+    places += benign_sites(curves, sides, "mined", trials.benign_sites, seed)
     tasks = [
         _task("candidates", "mined", one.trigger, site, 0)
         for one in found
@@ -129,8 +130,9 @@ def _comparison_tasks(
     mined: Sequence[Trigger], curves: Sequence[Curve], trials: TrialsConfig, seed: int
 ) -> dict[str, Task]:
     """At every site each pool's triggers in turn, so that all of a pool come up equally often."""
-    places = sites(curves, trials.cue, "compared", trials.compare_sites, seed)
-    places += benign_sites(curves, "compared", trials.benign_sites, seed)
+    sides = sides_of(curves, seed)
+    places = sites(curves, sides, "compared", trials.cue, trials.compare_sites, seed)
+    places += benign_sites(curves, sides, "compared", trials.benign_sites, seed)
     pools: list[tuple[Arm, Sequence[Trigger | None]]] = [("none", [None]), ("fixed", trials.pool), ("mined", mined)]
     if trials.generated:
         pools.append(("generated", [None]))
