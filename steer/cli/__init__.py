@@ -7,6 +7,8 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 import typer
 
 from steer.cli import (
+    adapters,
+    bake,
     baselines,
     csr,
     evaluation,
@@ -39,12 +41,14 @@ app.add_typer(log.log, name="log")
 app.add_typer(keys.keys, name="keys")
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(review.review, name="review")
+app.add_typer(adapters.adapters, name="adapters")
 
 app.command()(serving.serve)
 app.command()(serving.demo)
 app.command()(serving.detect)
 app.command()(csr.csr)
 app.command("eval")(evaluation.evaluate)
+app.command("bake")(bake.bake)
 train.command("label")(label.train_label)
 train.command("detector")(jobs.train_detector)
 train.command("organism")(jobs.train_organism)
