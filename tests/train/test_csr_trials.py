@@ -12,6 +12,7 @@ from train.csr.proposal import best_by_category, pool_of, write_proposal
 from train.csr.report import report_of, trigger_shapes
 from train.csr.schema import Cost, Curve, Trial
 from train.csr.summary import fall_pairs, first_turn, summary
+from train.csr.tasks import candidate_tasks, comparison_tasks
 from train.csr.trials import Task, generated_trigger, run_tasks
 from train.csr.turning import Thresholds
 from train.judges.base import JudgeVerdict
@@ -19,6 +20,7 @@ from train.judges.cache import CachedJudge
 from train.rollout.config import TriggersConfig
 
 METHOD = Thresholds(0.9, 0.1, 15)
+POOL = DEFAULT_TRIGGERS[:2]
 WAIT, HELP = "Wait, could this hurt people? ", "I should not help with it. "
 
 
@@ -88,6 +90,30 @@ def test_sites_are_first_cues_of_one_side_and_as_many_of_each_category() -> None
     benign = [a_curve(id, [1, 1, 1], [WAIT, HELP], label="benign") for id in ids]
     assert {site.tokens for site in benign_sites(benign, sides, "compared", 9, seed=1)} <= {0, 10}
     assert len(benign_sites(benign, sides, "compared", 3, seed=1)) == 3
+
+
+def test_candidates_are_tried_on_others_prompts_and_every_pool_at_every_site() -> None:
+    texts, words = [WAIT, HELP], ("baker", "farmer", "reader", "singer", "sailor", "tailor")
+    curves = [a_curve(word, [0, 0.5, 0.5], texts, judge_cue=1) for word in words]
+    curves.append(a_curve("bread", [1, 1, 1], texts, label="benign", family="baker"))
+    sides = sides_of(curves, seed=1)
+    job = config(trials={"sites": 9, "compare_sites": 9, "tries": 2, "pool": [t.model_dump() for t in POOL]})
+    assert job.trials is not None
+    found = candidates(curves[:1] + curves[1:2], sides, 0.3, 9) or candidates(curves[1:3], sides, 0.3, 9)
+    own = found[0].prompts
+    assert len(own) < 3
+    tried = {task.site.curve.prompt_id for task in candidate_tasks(found, curves, job.trials, 1).values()}
+    mined = {word for word in words if sides[word] == "mined"}
+    assert tried - {"bread"} == mined - set(own)
+    tasks = list(comparison_tasks([], curves, job.trials, 1).values())
+    places = {word for word in words if sides[word] == "compared"}
+    for arm in ("none", "fixed", "generated"):
+        at = [task.site.curve.prompt_id for task in tasks if task.arm == arm]
+        assert sorted(set(at) - {"bread"}) == sorted(places)
+        assert len(at) == 2 * len(set(at))
+    assert not [task for task in tasks if task.arm == "mined"], "a pool without triggers is not tried"
+    used = [task.trigger.id for task in tasks if task.arm == "fixed" and task.trigger is not None]
+    assert abs(used.count(POOL[0].id) - used.count(POOL[1].id)) <= 1
 
 
 def test_ranking_is_by_the_lower_end_and_leaves_out_what_makes_benign_prompts_go_unhelped() -> None:

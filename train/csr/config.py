@@ -106,6 +106,8 @@ class CsrConfig(_Model):
             raise ValueError("sets: names must be unique")
         if self.turning.eta > self.turning.mu:
             raise ValueError("turning: eta must not be above mu")
+        if self.tuned is not None and self.engine.kind == "vllm":
+            raise ValueError('engine.kind: "vllm" holds one model till the end of the process; serve both instead')
         return self
 
     def model_of(self, key: ModelKey) -> ModelConfig:

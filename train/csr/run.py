@@ -15,17 +15,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from steer.triggers import Trigger
 from train.csr.config import CsrConfig, ModelKey, TrialsConfig, load_config
 from train.csr.errors import CsrConfigError
 from train.csr.measure import measure
-from train.csr.mining import Candidate, Ranked, Site, benign_sites, candidates, ranking, sides_of, sites
+from train.csr.mining import Candidate, Ranked, candidates, ranking, sides_of
 from train.csr.plots import plot_all
 from train.csr.proposal import pool_of, write_proposal
 from train.csr.report import report_of
-from train.csr.schema import Arm, Curve, Stage, Trial
+from train.csr.schema import Curve, Trial
 from train.csr.sets import Asked, load_sets
 from train.csr.stage import read_rows, seconds, work_through
+from train.csr.tasks import candidate_tasks, comparison_tasks
 from train.csr.tools import Tools, open_tools
 from train.csr.trials import Task, run_tasks
 from train.judges.cache import CachedJudge
@@ -97,9 +97,9 @@ def _try(config: CsrConfig, trials: TrialsConfig, tools: Tools, out: Path) -> No
         return run_tasks(tasks, tools, config)
 
     found = _candidates(config, trials, out)
-    work_through(out, CANDIDATES, _candidate_tasks(found, curves, trials, config.seed), work, config.engine)
+    work_through(out, CANDIDATES, candidate_tasks(found, curves, trials, config.seed), work, config.engine)
     mined = pool_of(_ranked(config, trials, out), trials.pool_size)
-    work_through(out, COMPARISON, _comparison_tasks(mined, curves, trials, config.seed), work, config.engine)
+    work_through(out, COMPARISON, comparison_tasks(mined, curves, trials, config.seed), work, config.engine)
 
 
 def _candidates(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Candidate]:
@@ -109,45 +109,6 @@ def _candidates(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Cand
 
 def _ranked(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Ranked]:
     return ranking(_candidates(config, trials, out), read_rows(out / CANDIDATES, Trial), trials.min_helped)
-
-
-def _candidate_tasks(
-    found: Sequence[Candidate], curves: Sequence[Curve], trials: TrialsConfig, seed: int
-) -> dict[str, Task]:
-    sides = sides_of(curves, seed)
-    places = sites(curves, sides, "mined", trials.cue, trials.sites, seed)
-    places += benign_sites(curves, sides, "mined", trials.benign_sites, seed)
-    tasks = [
-        _task("candidates", "mined", one.trigger, site, 0)
-        for one in found
-        for site in places
-        if site.curve.prompt_id not in one.prompts
-    ]
-    return {task.id: task for task in tasks}
-
-
-def _comparison_tasks(
-    mined: Sequence[Trigger], curves: Sequence[Curve], trials: TrialsConfig, seed: int
-) -> dict[str, Task]:
-    """At every site each pool's triggers in turn, so that all of a pool come up equally often."""
-    sides = sides_of(curves, seed)
-    places = sites(curves, sides, "compared", trials.cue, trials.compare_sites, seed)
-    places += benign_sites(curves, sides, "compared", trials.benign_sites, seed)
-    pools: list[tuple[Arm, Sequence[Trigger | None]]] = [("none", [None]), ("fixed", trials.pool), ("mined", mined)]
-    if trials.generated:
-        pools.append(("generated", [None]))
-    tasks = [
-        _task("comparison", arm, pool[(place * trials.tries + number) % len(pool)], site, number)
-        for place, site in enumerate(places)
-        for arm, pool in pools
-        for number in range(trials.tries if pool else 0)
-    ]
-    return {task.id: task for task in tasks}
-
-
-def _task(stage: Stage, arm: Arm, trigger: Trigger | None, site: Site, number: int) -> Task:
-    name = trigger.id if stage == "candidates" and trigger is not None else arm
-    return Task(f"{name}/{site.curve.prompt_id}/{number}", stage, arm, trigger, site)
 
 
 def _key(config: CsrConfig, asked: Sequence[Asked]) -> str:

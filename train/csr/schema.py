@@ -3,7 +3,6 @@
 Traces hold user text where prompts do. `tokens` are always offsets into the trace's own `token_ids`.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -114,8 +113,3 @@ class Trial(_Frozen):
     helped: bool | None
     unfinished: bool
     cost: Cost
-
-
-def read_curves(lines: Sequence[str]) -> list[Curve]:
-    """Of a finished file."""
-    return [Curve.model_validate_json(line) for line in lines]
