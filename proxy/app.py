@@ -232,6 +232,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
             router=await stack.enter_async_context(open_routing(settings, client, prober)),
             scorer=scorer,
             log=MeteredLog(log, metrics),
+            note=log.note,
             gate=gate,
             markers=markers,
             detector_hash="external" if artifact is None else artifact.digest,

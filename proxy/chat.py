@@ -9,7 +9,7 @@ a valid end of the stream.
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,7 @@ from proxy.guard import ChatRequest
 from proxy.journal import Log
 from proxy.judge import Scorer
 from proxy.legs import BodyLeg, ChatLeg, Target
+from proxy.log import RequestCounts
 from proxy.meter import StreamMeter
 from proxy.metrics import Metrics
 from proxy.records import Origin, Transcript
@@ -39,6 +40,7 @@ from proxy.review.opening import Review
 from proxy.scrape import MetricsPage
 from proxy.session import Session, Show
 from proxy.stops import StopStrings
+from proxy.tally import tally
 from proxy.think import ThinkMarkers, ThinkSplitter
 from proxy.upstream import UpstreamClient
 from steer.engine import Engine
@@ -54,6 +56,7 @@ class Services:
     prober: Prober
     scorer: Scorer
     log: Log
+    note: Callable[[RequestCounts], None]
     gate: Gate
     markers: ThinkMarkers
     detector_hash: str
@@ -220,6 +223,7 @@ async def run_all(exchange: Exchange, sessions: list[Session]) -> AsyncIterator[
             yield
     finally:
         exchange.spend(sessions)
+        exchange.services.note(tally(sessions))
 
 
 async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:

@@ -118,6 +118,11 @@ class Transcript:
         return self._leg.parts
 
     @property
+    def num_records(self) -> int:
+        """Records made so far."""
+        return self._attempt
+
+    @property
     def in_reasoning(self) -> bool:
         """Whether the last text was reasoning."""
         return self.last_channel == "reasoning"

@@ -128,6 +128,11 @@ class InterventionLog(LogReader):
         """Keep a request's counts; a second time does nothing. Raises LogError."""
         await self._writer.submit(lambda: entries.count_of(counts))
 
+    def note(self, counts: RequestCounts) -> None:
+        """`count` without waiting: durable in a moment, dropped where the log is far behind. Never raises."""
+        if not self._writer.put(lambda: entries.count_of(counts)):
+            logger.debug("the counts of a request are dropped: the log is far behind, or closed")
+
     async def close(self) -> None:
         """Write all that waits, mark what is still open as interrupted, give everything back. Repeatable."""
         await anyio.to_thread.run_sync(self._writer.close, self._retire)

@@ -37,8 +37,8 @@ RETRY_S = 1.0
 @dataclass(eq=False, slots=True)
 class _Ticket:
     make: Callable[[], Entry]
-    loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[None]
+    loop: asyncio.AbstractEventLoop | None  # None: nobody waits
+    done: asyncio.Future[None] | None
     _entry: Entry | None = field(default=None)
 
     @property
@@ -89,13 +89,14 @@ class Writer:
     async def submit(self, make: Callable[[], Entry]) -> None:
         """Queue a write and wait until it is on disk. Raises LogError; on a time-out it may still be written."""
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(make, loop, loop.create_future())
+        done: asyncio.Future[None] = loop.create_future()
+        ticket = _Ticket(make, loop, done)
         if not self._queue(ticket):
             await self._divert(ticket)
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                await ticket.done
+                await done
         except TimeoutError:
             if self._spool is not None:
                 await self._divert(ticket)
@@ -104,6 +105,15 @@ class Writer:
                 f"{self._name} did not confirm a write within {self._timeout_s:g} s: look at the database's load "
                 "and disk"
             ) from None
+
+    def put(self, make: Callable[[], Entry]) -> bool:
+        """Queue a write that nobody waits for. False where there is no room: it is dropped."""
+        with self._changed:
+            if self._is_closing or len(self._pending) >= self._max_pending:
+                return False
+            self._pending.append(_Ticket(make, None, None))
+            self._changed.notify()
+            return True
 
     def _queue(self, ticket: _Ticket) -> bool:
         """Queue for the database; False where the write is to go to the spool."""
@@ -260,7 +270,8 @@ def _tell(batch: Sequence[_Ticket], error: LogError | None) -> None:
     """Wake the callers, each in its own loop."""
     by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for ticket in batch:
-        by_loop.setdefault(ticket.loop, []).append(ticket.done)
+        if ticket.loop is not None and ticket.done is not None:
+            by_loop.setdefault(ticket.loop, []).append(ticket.done)
     for loop, waiting in by_loop.items():
         try:
             loop.call_soon_threadsafe(_wake, waiting, error)
