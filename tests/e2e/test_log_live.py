@@ -118,8 +118,6 @@ TEXTS = Trace(f"\nOkay {SECRET}. The CUE for {SECRET}. More {SECRET}.\n", f"\n\n
 SPOKEN = Script(
     TEXTS, continuation=lambda _: Trace(f" For {SECRET} I go on.\n", f"\n\nBest, {SECRET}."), max_model_len=None
 )
-    TEXTS, continuation=lambda _: Trace(f" For {SECRET} I go on.\n", f"\n\nBest, {SECRET}."), max_model_len=None
-)
 
 
 def contents(folder: Path) -> list[bytes]:
