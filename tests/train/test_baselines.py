@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from steer.cli import app
@@ -16,8 +17,9 @@ from train.baselines import dpo, sft
 from train.baselines.config import DpoConfig, SftConfig
 from train.baselines.dpo import across
 from train.baselines.sft import labelled
+from train.grpo.config import GrpoConfig, GrpoSettings, RewardConfig
 from train.ipo import run as ipo
-from train.ipo.config import IpoConfig, load_config
+from train.ipo.config import DataConfig, IpoConfig, LoraSettings, LossConfig, StageConfig, TrainSettings, load_config
 from train.ipo.encoding import Encoded
 from train.ipo.errors import TrainingDiverged
 from train.ipo.publish import ADAPTER
@@ -162,3 +164,13 @@ def test_the_shipped_configs_are_valid(path: Path) -> None:
     kinds: dict[str, type[SftConfig | DpoConfig]] = {"sft": SftConfig, "dpo": DpoConfig}
     config = load_config(path, kinds[path.stem.partition("-")[0]])
     assert config.stage2.epochs
+
+
+def test_every_field_of_the_configs_is_in_the_docs() -> None:
+    text = (ROOT / "docs" / "ipo.md").read_text(encoding="utf-8")
+    parts: list[type[BaseModel]] = [SftConfig, DpoConfig, GrpoConfig, DataConfig, LoraSettings, LossConfig]
+    parts += [StageConfig, TrainSettings, RewardConfig, GrpoSettings]
+    tables = {"data", "lora", "loss", "stage1", "stage2", "train", "prompts", "judge", "reward", "grpo"}
+    fields = {name for part in parts for name in part.model_fields}
+    assert not [name for name in sorted(fields - tables) if f"`{name}`" not in text]
+    assert not [name for name in sorted(tables) if f"`[{name}]`" not in text]

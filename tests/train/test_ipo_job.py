@@ -265,9 +265,14 @@ def write_toml(path: Path, config: dict[str, Any]) -> None:
 
 
 def toml_lines(config: dict[str, Any], name: str = "") -> list[str]:
-    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
+    def is_section(value: Any) -> bool:
+        return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(part, dict) for part in value))
+
+    lines = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not is_section(value)]
     for key, section in config.items():
+        whole = f"{name}.{key}" if name else key
         if isinstance(section, dict):
-            whole = f"{name}.{key}" if name else key
             lines += [f"[{whole}]", *toml_lines(section, whole)]
+        elif is_section(section):
+            lines += [line for part in section for line in (f"[[{whole}]]", *toml_lines(part, whole))]
     return lines
