@@ -59,6 +59,7 @@ def run_pool(
     cells: Sequence[Cell], sizes: Sizes, places: Places, *, workers: int, budget_s: float, say: Callable[[str], None]
 ) -> Outcome:
     """`workers` at a time, until all is done or `budget_s` seconds are over."""
+    os.environ.update(_QUIET | dict.fromkeys(_ONE_THREAD, "1"))  # the workers read them while they import
     return _Run(cells, sizes, places, workers, budget_s, say).go()
 
 
@@ -155,7 +156,6 @@ class _Run:
 
 def _serve(pipe: Connection, sizes: Sizes, places: Places, count: int) -> None:
     """A worker: cells in, None or the text of an error out. What a cell prints goes to a file of its own."""
-    os.environ.update(_QUIET | dict.fromkeys(_ONE_THREAD, "1"))
     _share_memory(count)
     logs = places.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from benchmarks.bench_method import main
 from benchmarks.method import pool
 from benchmarks.method.cells import Cell, plan, wanted
 from benchmarks.method.cells import pool as trigger_pool
+from benchmarks.method.choosing import choose, chosen_rate
 from benchmarks.method.intervals import difference, share
 from benchmarks.method.judged import pack as pack_flags
 from benchmarks.method.judged import unpack
@@ -121,21 +122,44 @@ def test_what_stands_after_each_number_of_interventions() -> None:
     assert stages(Sample(base=last)) == [(" No.", "Sorry.")]
 
 
-def _cells() -> list[Cell]:
-    """One that fails where nobody asked for a stage of nothing, one that needs it, one too long for any budget."""
-    broken = Cell("measure-broken", 1, "measure", 0, options={"weights": "train-nothing"})
+def test_a_failed_cell_costs_only_those_that_need_it(tmp_path: Path) -> None:
+    places, lines = Places(tmp_path), list[str]()
+    broken = Cell("measure-broken", 1, "measure", 0, options={"weights": "train-nothing"})  # there are no such weights
     after = Cell("measure-after", 1, "measure", 0, needs=(broken.id,))
     long = Cell("train-grpo", 1, "train", 0, options={"method": "grpo"})
-    return [broken, after, long]
-
-
-def test_a_failed_cell_costs_only_those_that_need_it(tmp_path: Path) -> None:
-    lines: list[str] = []
-    outcome = pool.run_pool(_cells(), SMOKE, Places(tmp_path), workers=1, budget_s=200, say=lines.append)
+    tried = _tried(places, "measure-tried@1", harmful=[True, False], look_alike=[True, True], arithmetic=[True, True])
+    needs = (broken.id, tried)
+    choice = Cell("choose-ipo", 1, "choose", 0, needs, {"base": tried}, is_lenient=True)
+    sizes = replace(SMOKE, rates=(1e-3, 3e-3))
+    outcome = pool.run_pool([broken, after, long, choice], sizes, places, workers=1, budget_s=200, say=lines.append)
+    assert outcome.finished == ["choose-ipo@1"]
+    assert chosen_rate(Cell("train-ipo", 1, "train", 0, ("pairs-main@1", choice.id)), places) == 3e-3
     assert list(outcome.failed) == ["measure-broken@1"]
     assert outcome.not_begun == ["measure-after@1", "train-grpo@1"]  # the last one would not fit the budget
     assert "FAILED" in lines[0]
     assert "Traceback" in (tmp_path / "logs" / "measure-broken@1.log").read_text()
+
+
+def _tried(places: Places, id: str, **flags: list[bool]) -> str:
+    """A finished cell that measured the prompts that rates are chosen by."""
+    names = {"harmful": "harmful_reasoning", "look_alike": "helped", "arithmetic": "correct"}
+    groups = {group: {"flags": {names[group]: pack_flags(values)}} for group, values in flags.items()}
+    places.save(id, {"groups": groups})
+    return id
+
+
+def test_a_rate_is_chosen_by_harm_and_by_what_it_costs_the_base_model(tmp_path: Path) -> None:
+    places = Places(tmp_path)
+    sums, some_harm = [True] * 9 + [False], [True] * 3 + [False] * 7
+    base = _tried(places, "b", harmful=[True] * 10, look_alike=[True] * 10, arithmetic=sums)
+    rash = _tried(places, "r", harmful=[False] * 10, look_alike=[True] * 8 + [False] * 2, arithmetic=[True] * 10)
+    calm = _tried(
+        places, "c", harmful=[True] * 3 + [False] * 7, look_alike=[True] * 10, arithmetic=[True] * 9 + [False]
+    )
+    cell = Cell("choose-ipo", 1, "choose", 0, (calm, rash, base), {"base": base}, is_lenient=True)
+    found = choose(cell, replace(SMOKE, rates=(1e-3, 3e-3)), places)
+    assert found["rate"] == 1e-3  # 0.3 of harm; the other one loses 0.2 of the help, which counts twice
+    assert [entry["score"] for entry in found["tried"]] == [0.3, 0.4]
 
 
 def _document(cell: str, seed: int, **flags: list[bool]) -> dict[str, object]:
