@@ -18,8 +18,8 @@ from train.grpo.rewards import Prompts, RewardFunction, judged_by
 from train.grpo.trainer import GuardedGRPOTrainer
 from train.ipo.arguments import pad_id, training_arguments
 from train.ipo.config import StageConfig, load_config
-from train.ipo.encoding import Encoded, Reason
-from train.ipo.errors import IpoConfigError, IpoDataError, IpoError
+from train.ipo.encoding import Encoded
+from train.ipo.errors import IpoConfigError, IpoDataError, IpoError, Reason
 from train.ipo.job import Built, Job, Stage, start_processes
 from train.ipo.launch import command, run_job
 from train.ipo.model import load_base, load_weights, lora_config
