@@ -14,8 +14,8 @@ _COLUMNS = (
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
     """Lines: the methods, their differences to the base, the curves, the detectors."""
-    yield "Held-out topics and framings, percent: mean over seeds [95 % interval]. Generations and GPU seconds are those"
-    yield "of rollouts and training, a seed; seconds while other cells use the same device."
+    yield "Held-out topics and framings, percent: mean over seeds [95 % interval]. Generations and GPU seconds: of"
+    yield "rollouts and training, a seed; the seconds passed while other cells used the same device."
     yield _line("method", [title for _, title in _COLUMNS], "generations", "GPU s")
     for name, row in found["rows"].items():
         cells = [_percent(row.get(key)) for key, _ in _COLUMNS]

@@ -153,9 +153,7 @@ def test_a_rate_is_chosen_by_harm_and_by_what_it_costs_the_base_model(tmp_path: 
     sums, some_harm = [True] * 9 + [False], [True] * 3 + [False] * 7
     base = _tried(places, "b", harmful=[True] * 10, look_alike=[True] * 10, arithmetic=sums)
     rash = _tried(places, "r", harmful=[False] * 10, look_alike=[True] * 8 + [False] * 2, arithmetic=[True] * 10)
-    calm = _tried(
-        places, "c", harmful=[True] * 3 + [False] * 7, look_alike=[True] * 10, arithmetic=[True] * 9 + [False]
-    )
+    calm = _tried(places, "c", harmful=some_harm, look_alike=[True] * 10, arithmetic=sums)
     cell = Cell("choose-ipo", 1, "choose", 0, (calm, rash, base), {"base": base}, is_lenient=True)
     found = choose(cell, replace(SMOKE, rates=(1e-3, 3e-3)), places)
     assert found["rate"] == 1e-3  # 0.3 of harm; the other one loses 0.2 of the help, which counts twice
