@@ -30,10 +30,9 @@ ON_PAIRS = ("ipo", "sft", "dpo")
 # At most 14 generations of a harmful prompt: two samples, three triggers on each, two interventions. Full-response DPO
 # sets a response against what the other sample rejected.
 MAIN = {"samples": 2, "branches": 3, "benign_branches": 1}
+_TUNING_BASE = "measure-tune-base"
 # Order within a seed; curves of all seeds come after the table of all seeds.
-_TUNING_BASE = "measure-tune-base"
 _EARLY, _TUNING, _TABLE, _STEERED, _CURVES = 0, 1, 2, 3, 4
-_TUNING_BASE = "measure-tune-base"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from benchmarks.method.places import Places
 from benchmarks.method.prompts import rolled_out
 from benchmarks.method.sizes import CONFIGS, ORGANISM, Sizes
 
+_GRPO_PART = 64  # completions whose activations are held at a time: some 4 GB
 _NO_CHECKPOINT = 1_000_000  # a cell that is killed begins again: it takes less than a minute
 
 
@@ -95,7 +96,8 @@ def _grpo(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     source.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
     own = _config("grpo-organism.toml", cell, sizes)
     own["prompts"] = {"source": str(source)}
-    own["train"] |= {"batch_size": sizes.grpo_batch, "accumulation": 1}
+    part = min(_GRPO_PART, sizes.grpo_batch)
+    own["train"] |= {"batch_size": part, "accumulation": sizes.grpo_batch // part}
     group = own["grpo"]["generations"]
     own["grpo"] |= {"epochs": sizes.grpo_generations / (len(rows) * group), "max_seconds": GRPO_SECONDS}
     report = run(GrpoConfig.model_validate(own), folder)
