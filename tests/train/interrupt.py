@@ -11,7 +11,7 @@ class Interrupted(Exception):
     """The run ended here."""
 
 
-def interrupt_at(patch: pytest.MonkeyPatch, step: int) -> None:
+def interrupt_at(patch: pytest.MonkeyPatch, step: int, error: type[Exception] = Interrupted) -> None:
     """The given step (1-based, counted from now on) raises; what a checkpoint holds by then is all that is left."""
     count, whole = 0, Guarded.training_step
 
@@ -19,7 +19,7 @@ def interrupt_at(patch: pytest.MonkeyPatch, step: int) -> None:
         nonlocal count
         count += 1
         if count == step:
-            raise Interrupted
+            raise error
         return whole(self, *args, **kwargs)
 
     patch.setattr(Guarded, "training_step", training_step)

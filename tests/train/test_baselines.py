@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
@@ -21,7 +22,7 @@ from train.grpo.config import GrpoConfig, GrpoSettings, RewardConfig
 from train.ipo import run as ipo
 from train.ipo.config import DataConfig, IpoConfig, LoraSettings, LossConfig, StageConfig, TrainSettings, load_config
 from train.ipo.encoding import Encoded
-from train.ipo.errors import TrainingDiverged
+from train.ipo.errors import OutOfMemory, TrainingDiverged
 from train.ipo.publish import ADAPTER
 
 __all__ = ["one_thread"]  # a fixture that every test here uses
@@ -140,6 +141,17 @@ def test_a_loss_that_is_not_a_number_stops_sft_and_publishes_nothing(tmp_path: P
     with pytest.raises(TrainingDiverged, match=r"loss is nan at step \d+; the weights were not updated"):
         sft.run(config, tmp_path / "out")
     assert not (tmp_path / "out" / "adapter").exists()
+
+
+def test_running_out_of_memory_in_a_step_names_the_settings_that_help(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 2, torch.OutOfMemoryError)
+    with pytest.raises(OutOfMemory) as caught:
+        sft.run(sft_config(home, train__gradient_checkpointing=False), tmp_path)
+    for name in ("train.batch_size (now 4)", "train.gradient_checkpointing = true", "data.max_length"):
+        assert name in str(caught.value)
+    assert not (tmp_path / "adapter").exists()
 
 
 @pytest.mark.parametrize("job", ["sft", "dpo"])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from train.grpo.config import GrpoConfig, RewardConfig
 from train.grpo.rewards import Turn, reward, shares, turn_of
 from train.grpo.run import run
 from train.ipo.config import load_config
-from train.ipo.errors import IpoConfigError, IpoDataError
+from train.ipo.errors import IpoConfigError, IpoDataError, OutOfMemory
 from train.judges.base import JudgeVerdict
 from train.judges.errors import JudgeConfigError, JudgeDown
 from train.rollout.vocabulary import ThinkMarkers, Vocabulary
@@ -123,6 +124,14 @@ def test_a_dead_judge_ends_the_job_and_the_next_start_asks_nothing_twice(
     assert report["stages"][0]["resumed_from"] == "checkpoint-2"
     assert parity_judge.asked - before == report["judge_cost"]["asked"] <= 2 * 16
     assert report["stages"][0]["updates"] == 4
+
+
+def test_running_out_of_memory_names_the_length_of_completions(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(monkeypatch, 1, torch.OutOfMemoryError)
+    with pytest.raises(OutOfMemory, match=r"train\.batch_size \(now 16\).*lower grpo\.max_new_tokens"):
+        run(config_of(home), tmp_path)
 
 
 def test_turns_that_the_judge_cannot_tell_teach_nothing_and_are_in_no_log(
