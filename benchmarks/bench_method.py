@@ -28,7 +28,9 @@ from benchmarks.method.pool import Outcome, default_workers, run_here, run_pool
 from benchmarks.method.sizes import FULL, SMOKE, Sizes
 from benchmarks.method.summary import index, summary
 from benchmarks.method.text import tables
+from train.ipo.outputs import read_json
 
+SUMMARY = "summary.json"
 PACK_SECONDS = 45.0  # between two packings of an unfinished run
 # One cell of every kind, and what they need.
 SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful")
@@ -57,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         for path in plot(found, args.out):
             print(f"picture: {path}")
-    found["run"] = _told(outcome, len(cells), time.monotonic() - began) | {"device": _device(documents)}
-    finish("method", found, seed=seeds[0], out=args.out / "summary.json")
+    told = _told(outcome, len(cells), time.monotonic() - began) | {"device": _device(documents)}
+    found["run"] = _earlier(args.out / SUMMARY) if args.report else told
+    finish("method", found, seed=seeds[0], out=args.out / SUMMARY)
     if args.pack:
         pack(args.out, args.pack)
     return 1 if outcome.failed else 0
@@ -105,6 +108,15 @@ def _told(outcome: Outcome, count: int, seconds: float) -> dict[str, Any]:
     }
 
 
+def _earlier(path: Path) -> dict[str, Any] | None:
+    """What the summary says of the run behind it: pictures are often drawn on another machine."""
+    if not path.exists():
+        return None
+    document = read_json(path)
+    run: dict[str, Any] = document["figures"]["run"] or {}
+    return {"by": {name: document[name] for name in ("command", "commit", "machine", "versions")}} | run
+
+
 def _device(documents: Sequence[dict[str, Any]]) -> str | None:
     """As the training jobs say it; None where there was none."""
     return next((document["device"] for document in documents if "device" in document), None)
@@ -115,7 +127,7 @@ def pack(out: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with tarfile.open(part, "w:gz") as archive:
-        for name in ("cells", "logs", "summary.json"):
+        for name in ("cells", "logs", SUMMARY):
             if (out / name).exists():
                 archive.add(out / name, arcname=name)
     os.replace(part, target)

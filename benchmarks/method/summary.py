@@ -160,18 +160,23 @@ def _after(documents: Documents, cell: str) -> list[dict[str, Any]]:
 
 
 def detectors(documents: Documents) -> dict[str, Any]:
-    """What each rollout's detector found, against the oracle, on harmful and benign prompts of the train split."""
+    """What each detector found on unsteered traces, against the oracle: on the train split, and on what is measured."""
     found: dict[str, Any] = {}
     for (cell, _), document in sorted(documents.items()):
-        if cell.startswith("rollout-"):
-            counts = found.setdefault(cell.removeprefix("rollout-").partition(".")[0], {})
+        if "detected" in document:
+            counts = found.setdefault(_detector_of(cell), {})
             for name, count in document["detected"].items():
                 counts[name] = counts.get(name, 0) + count
     for counts in found.values():
         cues, clean = max(1, counts["cues"]), max(1, counts["clean"])
-        counts["exact_share"], counts["missed_share"] = (
-            round(counts["exact"] / cues, 4),
-            round(counts["missed"] / cues, 4),
-        )
+        counts["exact_share"] = round(counts["exact"] / cues, 4)
+        counts["missed_share"] = round(counts["missed"] / cues, 4)
         counts["false_halt_share"] = round(counts["false_halts"] / clean, 4)
     return found
+
+
+def _detector_of(cell: str) -> str:
+    """`rollout-NAME.SHARD` is of the train split, `drive-MODEL.harmful` of the measured harmful prompts."""
+    if cell.startswith("rollout-"):
+        return cell.removeprefix("rollout-").partition(".")[0]
+    return f"held out, {cell.removeprefix('drive-').partition('.')[0]}"

@@ -27,11 +27,11 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
             yield _line(name, [_percent(row.get(key, {}).get("to_base"), signed=True) for key, _ in _COLUMNS])
     yield from _curves(found["curves"])
     yield ""
-    yield "Detectors on unsteered traces of the train split: cue exact / missed, false halts, percent"
+    yield "Detectors on unsteered traces: cue exact / missed, false halts, percent (without a word: the train split)"
     for name, counts in found["detectors"].items():
         shares = " / ".join(f"{100 * counts[key]:.1f}" for key in ("exact_share", "missed_share"))
         false_halts = f"{100 * counts['false_halt_share']:.2f}"
-        yield f"  {name:12} {shares}, {false_halts}   of {counts['cues']} and {counts['clean']}"
+        yield f"  {name:24} {shares}, {false_halts}   of {counts['cues']} and {counts['clean']}"
 
 
 def _curves(curves: dict[str, Any]) -> Iterator[str]:
