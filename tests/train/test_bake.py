@@ -16,6 +16,7 @@ from train.bake import stages
 from train.bake.config import BakeConfig
 from train.bake.errors import BakeBusy, BakeConfigError
 from train.bake.folders import BakeFolder
+from train.bake.records import COMPLETE
 from train.bake.run import abandon, plan, run
 
 __all__ = ["one_thread"]
@@ -196,7 +197,7 @@ def test_one_bake_at_a_time_and_one_config_at_a_time(
     def dies(bake: stages.Bake, out: Path) -> stages.Done:
         raise RuntimeError("died")
 
-    monkeypatch.setitem(stages.STAGES, stages.COMPLETE, dies)
+    monkeypatch.setitem(stages.STAGES, COMPLETE, dies)
     with pytest.raises(RuntimeError):
         run(config_of(home), service, tmp_path)
     with pytest.raises(BakeConfigError, match=r"0001 was begun with another config.*--abandon"):
