@@ -77,6 +77,7 @@ def test_a_killed_job_goes_on_and_two_equal_models_have_equal_curves(tmp_path: P
 def _check_report(report: dict[str, Any], out: Path) -> None:
     harmful = report["sets"]["harmful"]
     assert harmful["base"] == harmful["tuned"]
+    assert report["tuned_minus_base"]["harmful"]["csr_before_first_sentence"]["mean"] == 0.0
     assert harmful["base"]["traces"] == 2
     assert {"none", "fixed", "generated"} <= report["pools"].keys()
     assert (out / "triggers.png").stat().st_size > 1000

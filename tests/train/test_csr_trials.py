@@ -11,7 +11,7 @@ from train.csr.mining import Side, Site, benign_sites, candidates, ranking, side
 from train.csr.proposal import best_by_category, pool_of, write_proposal
 from train.csr.report import report_of, trigger_shapes
 from train.csr.schema import Cost, Curve, Trial
-from train.csr.summary import fall_pairs, first_turn, summary
+from train.csr.summary import difference, fall_pairs, first_turn, summary
 from train.csr.tasks import candidate_tasks, comparison_tasks
 from train.csr.trials import Task, generated_trigger, run_tasks
 from train.csr.turning import Thresholds
@@ -241,6 +241,14 @@ def test_a_summary_by_hand() -> None:
     assert (turning["detector"]["pearson"], turning["detector"]["within_one_sentence"]["share"]) == (-1.0, 1.0)
     assert found["cue_against_fall"]["steepest_fall"]["judge"]["n"] == 3
     assert fall_pairs(curves, lambda c: first_turn(c, METHOD, "cue"), "detector") == [(0, 10, 1), (10, 0, -1)]
+
+
+def test_tuned_minus_base_is_taken_prompt_by_prompt() -> None:
+    base = [a_curve("a", [0.2, 0.5, 1.0], [HELP, WAIT]), a_curve("b", [0.1, 1.0], [WAIT]), a_curve("c", [0.3], [])]
+    tuned = [a_curve("b", [0.7, 0.0], [HELP]), a_curve("a", [0.6, 1.0, 1.0], [WAIT, HELP])]
+    found = difference(base, tuned, METHOD, seed=1)
+    assert found["csr_before_first_sentence"] | {"low": 0, "high": 0} == {"n": 2, "mean": 0.5, "low": 0, "high": 0}
+    assert found["tokens_until_safe"]["mean"] == -10.0, "b never becomes safe again"
 
 
 def test_pools_are_compared_at_the_same_sites(tmp_path: Path) -> None:

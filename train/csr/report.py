@@ -20,7 +20,7 @@ from train.csr.proposal import as_row, best_by_category, pool_of
 from train.csr.schema import Arm, Cost, Curve, Trial
 from train.csr.sentences import shape
 from train.csr.stats import mean_with_interval, share
-from train.csr.summary import summary
+from train.csr.summary import difference, summary
 from train.judges.cache import CachedJudge
 
 ARMS: tuple[Arm, ...] = ("none", "fixed", "mined", "generated")
@@ -48,6 +48,7 @@ def report_of(
         "samples": config.samples,
         "thresholds": {"mu": config.turning.mu, "eta": config.turning.eta, "window_tokens": config.turning.window},
         "sets": _sets(config, curves, shapes),
+        "tuned_minus_base": _differences(config, curves) if config.tuned is not None else None,
         "mined": _mined(ranked, config.trials),
         "pools": _pools(comparison, config.seed) if comparison else None,
         "cost": _costs(costs, seconds),
@@ -80,6 +81,13 @@ def _sets(
         }
         for one in config.sets
     }
+
+
+def _differences(config: CsrConfig, curves: Mapping[ModelKey, Sequence[Curve]]) -> dict[str, Any]:
+    """Set -> what tuning changed."""
+    own = {one.name: [[c for c in curves[key] if c.set_name == one.name] for key in config.keys] for one in config.sets}
+    thresholds = config.turning.thresholds
+    return {name: difference(base, tuned, thresholds, config.seed) for name, (base, tuned) in own.items()}
 
 
 def _mined(ranked: Sequence[Ranked], settings: TrialsConfig | None) -> dict[str, Any] | None:

@@ -50,6 +50,28 @@ def summary(curves: Sequence[Curve], thresholds: Thresholds, triggers: Collectio
     }
 
 
+def difference(base: Sequence[Curve], tuned: Sequence[Curve], thresholds: Thresholds, seed: int) -> Numbers:
+    """Tuned minus base, prompt by prompt. `tokens_until_safe`: of prompts on which both traces became safe."""
+    others = {curve.prompt_id: curve for curve in tuned}
+    pairs = [(one, others[one.prompt_id]) for one in base if one.prompt_id in others]
+    made: Numbers = {}
+    measures: dict[str, Callable[[Curve], float | None]] = {
+        "csr_before_first_sentence": lambda curve: curve.measured[0].csr if curve.measured else None,
+        "tokens_until_safe": lambda curve: tokens_until_safe(curve, thresholds),
+    }
+    for name, measure in measures.items():
+        values = [(measure(one), measure(other)) for one, other in pairs]
+        changes = [after - before for before, after in values if before is not None and after is not None]
+        made[name] = mean_with_interval(changes, seed)
+    return made
+
+
+def tokens_until_safe(curve: Curve, thresholds: Thresholds) -> int | None:
+    """Tokens of reasoning before a safe trace is almost surely safe; None where it never is, or is not safe."""
+    place = safe_from(curve.points, thresholds) if curve.verdict.is_unsafe is False else None
+    return None if place is None else place - curve.measured[0].tokens
+
+
 def turns_of(curve: Curve, thresholds: Thresholds, kind: str) -> list[Turn]:
     """The turning points of one kind."""
     return [turn for turn in turning_points(curve.points, thresholds) if turn.kind == kind]
@@ -86,7 +108,7 @@ def _safe(curves: Sequence[Curve], thresholds: Thresholds, seed: int) -> Numbers
     places = [(curve, safe_from(curve.points, thresholds)) for curve in curves]
     is_start = [place is not None and place == curve.measured[0].tokens for curve, place in places]
     has_turn = [bool(turns_of(curve, thresholds, "trigger")) for curve in curves]
-    tokens = [place - curve.measured[0].tokens for curve, place in places if place is not None]
+    tokens = [count for curve in curves if (count := tokens_until_safe(curve, thresholds)) is not None]
     said = [
         0 if place == curve.measured[0].tokens else curve.sentence_at(place) + 1
         for curve, place in places
