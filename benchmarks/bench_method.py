@@ -123,11 +123,12 @@ def _device(documents: Sequence[dict[str, Any]]) -> str | None:
 
 
 def pack(out: Path, target: Path) -> None:
-    """What is small and worth keeping: cells, logs, the summary."""
+    """What is small and worth keeping: cells, logs, the summary, the adapters of the main row."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with tarfile.open(part, "w:gz") as archive:
-        for name in ("cells", "logs", SUMMARY):
+        adapters = [str(path.relative_to(out)) for path in sorted(out.glob("work/train-ipo@*/adapter"))]
+        for name in ("cells", "logs", SUMMARY, *adapters):
             if (out / name).exists():
                 archive.add(out / name, arcname=name)
     os.replace(part, target)

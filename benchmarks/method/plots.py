@@ -39,7 +39,7 @@ def _methods(rows: dict[str, Any], path: Path) -> Path:
 
 
 def _curves(curves: dict[str, Any], path: Path) -> Path:
-    named = [name for name in _CURVES if curves[name]]
+    named = [name for name in _CURVES if len(curves[name]) > 1]
     figure = Figure(figsize=(5 * (len(named) + 1), 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(named) + 1, squeeze=False)[0]

@@ -139,7 +139,7 @@ class _Run:
         assert cell is not None, "only a worker that has a cell is waited for"
         try:
             error: str | None = worker.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             worker.process.join()
             error = f"its process ended with code {worker.process.exitcode}"
             fresh = self._start()
@@ -155,23 +155,25 @@ class _Run:
 
 
 def _serve(pipe: Connection, sizes: Sizes, places: Places, count: int) -> None:
-    """A worker: cells in, None or the text of an error out. What a cell prints goes to a file of its own."""
-    _share_memory(count)
+    """A worker: cells in, None or the text of an error out. What it prints goes to a file of its own."""
     logs = places.out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
+    with (logs / f"worker-{os.getpid()}.log").open("w", encoding="utf-8") as log:
+        for stream in (1, 2):  # the libraries' own handlers, too
+            os.dup2(log.fileno(), stream)
+    _share_memory(count)
     while True:
         try:
             cell: Cell = pipe.recv()
         except EOFError:
             return
         error = None
-        with (logs / f"{cell.id}.log").open("w", encoding="utf-8", buffering=1) as log:
-            sys.stdout = sys.stderr = log
-            try:
-                places.save(cell.id, run_cell(cell, sizes, places))
-            except Exception as problem:  # noqa: BLE001 - one cell's failure is recorded, the others go on
-                error = f"{type(problem).__name__}: {problem}"
-                traceback.print_exc(file=log)
+        sys.stderr.write(f"== {cell.id}\n")
+        try:
+            places.save(cell.id, run_cell(cell, sizes, places))
+        except Exception as problem:  # noqa: BLE001 - one cell's failure is recorded, the others go on
+            error = f"{type(problem).__name__}: {problem}"
+            traceback.print_exc()
         pipe.send(error)
 
 
