@@ -72,7 +72,8 @@ class TeacherConfig(_Model):
 class FitConfig(_Model):
     seed: int = 0
     students: int = Field(1, ge=1)
-    """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split is exported."""
+    """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split ships; the
+    mean of their weights is a candidate, too."""
     epochs: int = Field(6, ge=1)
     groups_per_batch: int = Field(48, ge=1)
     """Conversations in a batch."""
@@ -88,6 +89,10 @@ class FitConfig(_Model):
     """Weight of the request's harm in the loss, beside the segments' labels."""
     prompts_per_epoch: float = Field(1.0, ge=0, le=1)
     """Share of the prompts without reasoning that is drawn in an epoch."""
+    frames_per_epoch: float = Field(1.0, ge=0, le=1)
+    """The same for traces put together from frames."""
+    trace_draws: int = Field(1, ge=1)
+    """How often a real trace is drawn in an epoch: frames outnumber them by seven to one."""
     share: float = Field(1.0, gt=0, le=1)
     """Share of the data used; below 1 only to try things out."""
 

@@ -186,9 +186,13 @@ def _optimizer(
 def _draws(group: Group, config: FitConfig, rng: random.Random) -> int:
     if config.share < 1 and rng.random() >= config.share:
         return 0
-    if group.kind != "prompt":
-        return 1
-    return (_HARMFUL_DRAWS if (group.harm or 0.0) > 0.5 else 1) * int(rng.random() < config.prompts_per_epoch)
+    match group.kind:
+        case "trace":
+            return config.trace_draws
+        case "frames":
+            return int(rng.random() < config.frames_per_epoch)
+        case "prompt":
+            return (_HARMFUL_DRAWS if (group.harm or 0.0) > 0.5 else 1) * int(rng.random() < config.prompts_per_epoch)
 
 
 def _draw_rows(group: Group, count: int, rng: random.Random) -> list[Row]:

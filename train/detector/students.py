@@ -30,7 +30,7 @@ _BATCH = 512
 
 
 def train_students(config: DetectorConfig, base: Base, examples: Examples, out: Path, report: Report) -> list[Path]:
-    """Weights of each student, OUT/student-SEED.safetensors; those that exist are not trained again."""
+    """Weights of each student, OUT/student-SEED.safetensors, and of their mean; what exists is not trained again."""
     seeds = range(config.fit.seed, config.fit.seed + config.fit.students)
     paths = [out / f"student-{seed}.safetensors" for seed in seeds]
     todo = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
@@ -41,10 +41,23 @@ def train_students(config: DetectorConfig, base: Base, examples: Examples, out: 
             for line in pool.map(_train_from, [(shared, seed, path) for seed, path in todo]):
                 report(line)
         shared.unlink()
-        return paths
-    for seed, path in todo:
-        _train_one(config, base.tensors, examples, seed, path, report)
-    return paths
+    else:
+        for seed, path in todo:
+            _train_one(config, base.tensors, examples, seed, path, report)
+    return paths if len(paths) == 1 else [*paths, _mean_of(paths, out / "student-mean.safetensors")]
+
+
+def _mean_of(paths: Sequence[Path], path: Path) -> Path:
+    """Students that started from one base lie close enough to be averaged (Wortsman et al. 2022, "Model soups")."""
+    stored = [load_file(one) for one in paths]
+    mean = {name: torch.stack([one[name].float() for one in stored]).mean(dim=0) for name in stored[0]}
+    return _write({name: value.half().contiguous() for name, value in mean.items()}, path)
+
+
+def _write(tensors: dict[str, torch.Tensor], path: Path) -> Path:
+    temporary = path.with_suffix(".part")
+    save_file(tensors, temporary)
+    return temporary.replace(path)
 
 
 def load_student(config: DetectorConfig, base: Base, path: Path) -> Student:
@@ -129,13 +142,11 @@ def _train_from(task: tuple[Path, int, Path]) -> str:
 def _train_one(
     config: DetectorConfig, tensors: dict[str, Any], examples: Examples, seed: int, path: Path, report: Report
 ) -> None:
-    torch.manual_seed(seed)
+    torch.manual_seed(config.fit.seed)  # one start for all: weights that started apart have no mean
     student = _untrained(config, tensors)
     checkpoint = path.with_suffix(".checkpoint")
     fit(student, examples, config.fit.model_copy(update={"seed": seed}), checkpoint, report, config.teacher.weight)
-    temporary = path.with_suffix(".part")
-    save_file({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, temporary)
-    temporary.replace(path)
+    _write({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, path)
     checkpoint.unlink()
 
 
