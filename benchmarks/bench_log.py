@@ -103,19 +103,26 @@ async def writes(log: InterventionLog, callers: int, total: int, chance: random.
 def fill(url: str, number: int, chance: random.Random) -> None:
     """Bulk-load completed records, small ones: lists and counts don't read their text."""
     engine = open_engine(parse_url(url), writes=True)
-    for first in range(0, number, 10_000):
-        records = [
-            example(
-                f"b{index:09d}", _START + timedelta(seconds=index), chance, outcome=chance.choice(_OUTCOMES),
-                category="rare" if index % 50_000 == 7 else f"topic-{chance.randrange(15)}",
-                kept=TextSpan(text="k"), prompt_token_ids=None,
-            )
-            for index in range(first, min(first + 10_000, number))
-        ]  # fmt: skip
-        bodies = [{"intervention_id": item.id, "part": "halt", "body": rows.halt_body(item)} for item in records]
+    first = example("b", _START, chance, kept=TextSpan(text="k"), prompt_token_ids=None)
+    columns, body = rows.halt_columns(first), rows.halt_body(first)
+    start_us = columns["created_us"]
+
+    def row(index: int) -> dict[str, Any]:
+        topic = "rare" if index % 50_000 == 7 else f"topic-{chance.randrange(15)}"
+        return columns | {
+            "id": f"b{index:09d}", "request_id": f"r-b{index:09d}", "created_us": start_us + index * 1_000_000,
+            "tenant": f"tenant-{chance.randrange(20)}", "trigger_id": f"trigger-{chance.randrange(12)}",
+            "category": topic, "score": chance.random(), "outcome": chance.choice(_OUTCOMES),
+        }  # fmt: skip
+
+    for start in range(0, number, 5_000):
+        made = [row(index) for index in range(start, min(start + 5_000, number))]
         with engine.begin() as connection:
-            connection.execute(insert(interventions), [rows.halt_columns(item) for item in records])
-            connection.execute(insert(intervention_texts), bodies)
+            connection.execute(insert(interventions), made)
+            connection.execute(
+                insert(intervention_texts),
+                [{"intervention_id": item["id"], "part": "halt", "body": body} for item in made],
+            )
         with engine.begin() as connection:
             counters.fold(connection)
     with engine.connect() as connection:
