@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.conftest import ROOT
 from tests.train.bake_world import MemoryService, config_of, halted, settings_of
 from tests.train.tiny_reasoner import one_thread
 from train.adapters.check import weights_digest
 from train.bake import stages
-from train.bake.config import BakeConfig
+from train.bake.config import BakeConfig, load_config
 from train.bake.errors import BakeBusy, BakeConfigError
 from train.bake.folders import BakeFolder
 from train.bake.records import COMPLETE
@@ -233,3 +234,10 @@ def test_a_plan_says_what_is_done_and_writes_nothing(
 def test_a_misspelt_job_is_told_before_anything_runs(changes: dict[str, Any], words: str, home: Path) -> None:
     with pytest.raises(ValidationError, match=words):
         BakeConfig.model_validate(settings_of(home) | changes)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "train/configs").glob("bake-*.toml")), ids=lambda path: path.name)
+def test_the_configs_that_ship_fit(path: Path) -> None:
+    config = load_config(path)
+    assert config.name == "safe"
+    assert config.gate.needs_kl

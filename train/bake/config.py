@@ -34,8 +34,8 @@ class BakeConfig(BaseModel):
     )
     min_pairs: int = Field(200, ge=0, description="pairs that no bake before has seen, without which none is trained")
     weight: float = Field(0.1, gt=0, le=1, description="share of conversations that a candidate begins with")
-    promote_after: int | None = Field(
-        2000, ge=1, description="conversations after which a candidate is promoted by itself; none: a person promotes"
+    promote_after: int = Field(
+        2000, ge=0, description="conversations after which a candidate is promoted by itself; 0: a person promotes"
     )
     replay: tuple[Path, ...] = Field(
         (), description="rollouts.jsonl files that join every bake, with benign prompts for stage 2 among them"

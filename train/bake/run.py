@@ -119,5 +119,5 @@ _WORDS = {
     "6-evaluate": "incumbent and candidate on the same prompts",
     "7-gate": "intervals of {config.gate.confidence:.0%} against the limits",
     "8-publish": "{config.adapters}/{config.name}@{next}",
-    "9-canary": "{config.weight:.0%} of conversations, promoted after {config.promote_after} of them",
+    "9-canary": "{config.weight:.0%} of conversations, promoted after {config.promote_after} of them (0: by a person)",
 }

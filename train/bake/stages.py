@@ -286,7 +286,7 @@ def canary(bake: Bake, out: Path) -> Done:
     id, decision = str(bake.result(PUBLISH)["id"]), bake.result(GATE)
     if not decision["promotes"]:
         raise Ended("refused by the gate", "; ".join(decision["reasons"]))
-    told = bake.service.canary(id, bake.config.weight, bake.config.promote_after)
+    told = bake.service.canary(id, bake.config.weight, bake.config.promote_after or None)
     return Done({}, {"id": id, "told": told})
 
 
