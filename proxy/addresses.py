@@ -1,6 +1,7 @@
 """Which hosts and requests are of this machine alone."""
 
 import ipaddress
+from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -31,7 +32,11 @@ def address_of(scope: Scope) -> str:
 def is_of_this_machine(scope: Scope) -> bool:
     """Sent from here, to here by name, and on nobody else's behalf.
 
-    A reverse proxy makes every caller a neighbour, and a web page can have a browser call a name that leads here.
+    A reverse proxy makes every caller a neighbour; a web page can have a browser call this machine, by its own name or
+    by one that was made to lead here.
     """
     is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
-    return not is_forwarded and is_loopback(address_of(scope)) and is_loopback(host_of(scope))
+    origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
+    is_foreign = any(not is_loopback(urlsplit(origin).hostname or "") for origin in origins)
+    is_called_here = is_loopback(address_of(scope)) and is_loopback(host_of(scope))
+    return is_called_here and not is_forwarded and not is_foreign

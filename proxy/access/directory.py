@@ -28,8 +28,8 @@ logger = logging.getLogger("steer.access")
 # A change is seen everywhere within CURRENT_S: this, one read, and as much again to spare.
 REFRESH_S = 2.0
 CURRENT_S = 5.0
-# A wrong key is looked for in the database before it is called wrong (it may be new), but not more often than this,
-# whoever sends how many.
+# A wrong key is looked for in the database before it is called wrong (it may be new). All that come within this time
+# wait for one look.
 _MISSES_EVERY_S = 0.5
 _MISS_WAIT_S = 2.0
 # "Last used" is for people who look for keys that nobody needs: minutes are exact enough, and cheap.
@@ -66,7 +66,8 @@ class Directory:
         self._snapshot = Snapshot()
         self._reading = threading.Lock()
         self._is_reachable = True
-        self._missed_at = -_MISSES_EVERY_S
+        self._looking = anyio.Lock()
+        self._looked_at = -float("inf")
         self._used_us: dict[str, int] = {}
         self._used_at = clock()
         self._closing = threading.Event()
@@ -99,14 +100,17 @@ class Directory:
         return self._is_reachable and self.age_s <= CURRENT_S
 
     async def look_again(self) -> None:
-        """Ask the database now, for a key that is not known; returns at once where others have just asked."""
-        if self._clock() - self._missed_at < _MISSES_EVERY_S:
-            return
-        self._missed_at = self._clock()
-        with anyio.move_on_after(_MISS_WAIT_S) as waited:
-            await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
-        if waited.cancelled_caught:
-            self._is_reachable = False
+        """Ask the database, for a key that is not known. What it knew when this was called is then in the snapshot."""
+        called_at = self._clock()
+        async with self._looking:
+            if self._looked_at > called_at:
+                return  # another's look, which began later than this call
+            await anyio.sleep(max(0.0, self._looked_at + _MISSES_EVERY_S - self._clock()))
+            self._looked_at = self._clock()
+            with anyio.move_on_after(_MISS_WAIT_S) as waited:
+                await anyio.to_thread.run_sync(self._refresh, abandon_on_cancel=True)
+            if waited.cancelled_caught:
+                self._is_reachable = False
 
     def used(self, key: Key) -> None:
         """A key let somebody in."""

@@ -9,7 +9,6 @@ Rules
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from re import Pattern
 
 from starlette.routing import compile_path
 
@@ -47,11 +46,6 @@ class Route:
     allowed: Allowed
     is_limited: bool = False
     has_own_token: bool = False
-
-    @property
-    def pattern(self) -> Pattern[str]:
-        """What a whole path must match."""
-        return compile_path(self.path)[0]
 
 
 ROUTES: tuple[Route, ...] = (
@@ -125,12 +119,15 @@ class RouteTable:
     """Routes by path and method, patterns compiled once."""
 
     def __init__(self, routes: Iterable[Route] = ROUTES) -> None:
-        self._routes = [(route.pattern, route) for route in routes]
+        self._by_path: dict[str, dict[str, Route]] = {}
+        for route in routes:
+            self._by_path.setdefault(route.path, {})[route.method] = route
+        self._patterns = [(compile_path(path)[0], path) for path in self._by_path if "{" in path]
 
     @property
     def served(self) -> str:
         """The paths, for people."""
-        return ", ".join(dict.fromkeys(route.path for _, route in self._routes))
+        return ", ".join(self._by_path)
 
     def label(self, path: str) -> str:
         """A bounded name of the path for metrics: its row's, or "other"."""
@@ -138,9 +135,9 @@ class RouteTable:
 
     def at(self, path: str) -> dict[str, Route]:
         """The routes of a path by method; empty: there is no such path. An exact path wins over a pattern."""
-        found = [route for pattern, route in self._routes if pattern.match(path)]
-        exact = [route for route in found if route.path == path]
-        return {route.method: route for route in exact or found}
+        found = path if path in self._by_path and "{" not in path else None
+        found = found or next((own for pattern, own in self._patterns if pattern.match(path)), None)
+        return {} if found is None else self._by_path[found]
 
     def find(self, method: str, path: str) -> Route | None:
         """The route that answers; None: there is none."""

@@ -5,7 +5,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from proxy.access.model import Quota, Tenant
 from proxy.access.roles import ROUTES, Role, Route
 from proxy.access.store import AccessStore, Issued
 from proxy.access.tenants import make_rules
+from proxy.log import Filters, LogReader
 from proxy.settings import Settings
 from tests.e2e.harness import CUE, RunningProxy, running_proxy
 from tests.e2e.test_process import Serve, serve, upstream  # noqa: F401 - fixtures
@@ -218,6 +219,17 @@ async def test_no_key_is_logged_shown_or_kept(tmp_path: Path, caplog: pytest.Log
 # -- tenants ----------------------------------------------------------------------------------------------------------
 
 
+async def counted(folder: Path, tenants: Iterable[str]) -> dict[str, int]:
+    """Requests by tenant, once each has one: they are counted beside the answer."""
+    async with LogReader.open(f"sqlite:///{folder}/log.sqlite") as log:
+        with anyio.fail_after(10):
+            while True:
+                found = {name: (await log.stats(Filters(tenant=name))).requests for name in tenants}
+                if all(found.values()):
+                    return found
+                await anyio.sleep(0.02)
+
+
 async def test_each_tenant_has_its_policy_and_the_record_says_so(tmp_path: Path) -> None:
     for name, policy in (
         ("watched", {"mode": "monitor"}),
@@ -228,6 +240,7 @@ async def test_each_tenant_has_its_policy_and_the_record_says_so(tmp_path: Path)
     async with proxy_of(Script(HALTING), tmp_path) as (proxy, _):
         replies = {name: await proxy.chat(headers=bearer(key)) for name, key in keys.items()}
         records = {record.tenant: record for record in await proxy.settled(3)}
+        assert await counted(tmp_path, keys) == dict.fromkeys(keys, 1)
     assert CUE in replies["watched"].reasoning
     assert CUE not in replies["default"].raw.decode()
     assert replies["strict"].content.endswith("Not here.")
@@ -279,7 +292,14 @@ async def test_without_keys_this_machine_may_do_all_and_whom_it_speaks_for_may_c
     async with proxy_of(Script(), tmp_path) as (proxy, _):
         assert (await proxy.chat()).status == 200
         assert (await proxy.get("/metrics")).status == 200
-        for headers in ({"X-Forwarded-For": "10.0.0.9"}, {"Forwarded": "for=10.0.0.9"}, {"Host": "rebound.example"}):
+        assert (await proxy.get("/metrics", headers={"Origin": "http://localhost:3000"})).status == 200
+        for headers in (
+            {"X-Forwarded-For": "10.0.0.9"},
+            {"Forwarded": "for=10.0.0.9"},
+            {"Host": "rebound.example"},
+            {"Origin": "https://evil.example"},
+            {"Origin": "null"},
+        ):
             assert (await proxy.get("/metrics", headers=headers)).status == 403, headers
             assert (await proxy.chat(headers=headers)).status == 200, headers
 
