@@ -50,7 +50,7 @@ class Sizes:
             self,
             prompts=self.curve_prompts,
             shards=self.curve_shards,
-            benign_look_alikes=round(self.benign_look_alikes * part),
+            benign_look_alikes=max(1, round(self.benign_look_alikes * part)),
             benign_plain=round(self.benign_plain * part),
             benign_arithmetic=round(self.benign_arithmetic * part),
         )
