@@ -66,6 +66,7 @@ interventions = Table(
     Index("ix_interventions_outcome", "outcome", "created_us"),
     Index("ix_interventions_review", "review_state", "created_us"),
     Index("ix_interventions_review_score", "review_state", "score"),
+    Index("ix_interventions_tenant_review", "tenant", "review_state", "score"),
     Index("ix_interventions_category", "category", "created_us"),
     Index("ix_interventions_trigger_id", "trigger_id", "created_us"),
     Index("ix_interventions_model", "model", "created_us"),

@@ -15,6 +15,7 @@ def upgrade() -> None:
     _audit()
     # What the queue looks for among a million records: those whose score is nearest to the threshold.
     op.create_index("ix_interventions_review_score", "interventions", ["review_state", "score"])
+    op.create_index("ix_interventions_tenant_review", "interventions", ["tenant", "review_state", "score"])
 
 
 def _samples() -> None:
@@ -157,7 +158,8 @@ def _reference(table: str, column: str, target: str) -> sa.ForeignKeyConstraint:
 
 
 def downgrade() -> None:
-    op.drop_index("ix_interventions_review_score", "interventions")
+    for name in ("tenant_review", "review_score"):
+        op.drop_index(f"ix_interventions_{name}", "interventions")
     for table in (
         "audit",
         "second_verdicts",
