@@ -31,7 +31,7 @@ def _on_pairs(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     method, path = cell.options["method"], chosen_pairs(cell, sizes, places)
     own = _config(f"{method}-organism.toml", cell, sizes)
     own["data"] |= {"pairs": [str(path)], "validation": []}
-    own["train"]["batch_size"] = sizes.pairs_of_step
+    own["train"] |= {"batch_size": sizes.pairs_of_step, "attention": "sdpa"}  # rows are too short for anything else
     if rate := cell.options.get("rate") or chosen_rate(cell, places):
         own["stage2"]["learning_rate"] *= rate / own["stage1"]["learning_rate"]
         own["stage1"]["learning_rate"] = rate
