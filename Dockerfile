@@ -15,6 +15,22 @@ RUN python -m venv /opt/steer
 COPY . .
 RUN /opt/steer/bin/pip install -c constraints.txt ".[postgres]"
 
+# The training side: bakes and jobs. Several GB: torch with CUDA.
+#   docker build --target train -t steer-train .
+FROM build AS build-train
+RUN /opt/steer/bin/pip install -c constraints.txt ".[postgres,train]"
+
+FROM python:3.11-slim AS train
+RUN groupadd --gid 10001 steer \
+    && useradd --uid 10001 --gid steer --home-dir /data --no-create-home --shell /usr/sbin/nologin steer \
+    && install -d -o steer -g steer -m 0750 /data /adapters
+COPY --from=build-train /opt/steer /opt/steer
+ENV PATH=/opt/steer/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+WORKDIR /data
+USER 10001:10001
+ENTRYPOINT ["steer"]
+CMD ["bake", "--help"]
+
 FROM python:3.11-slim AS proxy
 LABEL org.opencontainers.image.title="steer" org.opencontainers.image.licenses="Apache-2.0"
 RUN groupadd --gid 10001 steer \
