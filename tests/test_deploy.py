@@ -1,0 +1,136 @@
+"""What is in deploy/ fits the schemas of what reads it, and the command line and settings of what it starts."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import typer
+import yaml
+
+from proxy.access.roles import ROUTES
+from proxy.settings import Settings
+from steer.cli import app
+from train.bake.config import load_config
+
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+OURS = ("steer-proxy", "steer-train")
+
+
+class _ComposeLoader(yaml.SafeLoader):
+    """Reads what Compose adds to YAML: !override and !reset, whose value stands as it is."""
+
+
+def _as_it_is(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
+    plain = {yaml.ScalarNode: loader.construct_scalar, yaml.SequenceNode: loader.construct_sequence}
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    return plain[type(node)](node)  # type: ignore[arg-type]  # each for its own kind of node
+
+
+_ComposeLoader.add_multi_constructor("!", _as_it_is)
+
+
+def compose(name: str) -> dict[str, Any]:
+    loaded = yaml.load((DEPLOY / name).read_text(), Loader=_ComposeLoader)
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml")):
+        if path.name != "kustomization.yaml":
+            yield from ((f"{path.name}:{item['kind']}", item) for item in yaml.safe_load_all(path.read_text()))
+
+
+MANIFESTS = dict(manifests())
+
+
+def containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every container of the cluster with the spec of its pod."""
+    for item in MANIFESTS.values():
+        spec = item.get("spec", {})
+        pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec")
+        for container in pod["containers"] if pod else []:
+            yield container, pod
+
+
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
+def test_compose_files_fit_the_compose_schema(name: str) -> None:
+    found = importlib.util.find_spec("check_jsonschema")
+    assert found is not None
+    assert found.origin is not None
+    schema = json.loads((Path(found.origin).parent / "builtin_schemas/vendor/compose-spec.json").read_text())
+    jsonschema.validate(compose(name), schema)
+
+
+@pytest.mark.parametrize("version", ["1.35", "1.37"])
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_manifests_fit_the_schemas_of_kubernetes(name: str, version: str) -> None:
+    kubernetes_validate.validate(MANIFESTS[name], version, strict=True)
+
+
+def test_the_kustomization_names_what_there_is() -> None:
+    kustomization = yaml.safe_load((DEPLOY / "kubernetes/kustomization.yaml").read_text())
+    named = {*kustomization["resources"], *kustomization["configMapGenerator"][0]["files"]}
+    there = {path.name for path in (DEPLOY / "kubernetes").iterdir()}
+    assert named == there - {"kustomization.yaml", "secret.example.yaml"}
+    assert {image["name"] for image in kustomization["images"]} == set(OURS)
+
+
+def test_what_is_ours_runs_without_rights_on_a_read_only_file_system() -> None:
+    ours = [(container, pod) for container, pod in containers() if container["image"] in OURS]
+    assert len(ours) == 2
+    for container, pod in ours:
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
+        }  # fmt: skip
+    for service in compose("compose.yaml")["services"].values():
+        assert service["cap_drop"] == ["ALL"]
+        if service["image"] in (*OURS, "postgres:17"):
+            assert service["read_only"]
+            assert service["user"].split(":")[0] not in ("0", "root")
+
+
+def test_every_command_is_one_that_there_is() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group
+    started = [container["args"] for container, _ in containers() if container["image"] in OURS]
+    services = compose("compose.yaml")["services"].values()
+    started += [service["command"] for service in services if service["image"] in OURS]
+    assert len(started) == 4
+    for name, *arguments in started:
+        commands[name].make_context(name, arguments)  # raises for an option or value that it does not take
+
+
+def test_every_setting_is_one_that_there_is() -> None:
+    names = {entry["name"] for container, _ in containers() for entry in container.get("env", [])}
+    for service in compose("compose.yaml")["services"].values():
+        names |= set(service.get("environment", {}))
+    settings = {name for name in names if name.startswith("STEER_")} - {"STEER_KEY"}
+    assert len(settings) >= 4
+    for name in settings:
+        section, field = name.removeprefix("STEER_").lower().split("__")
+        annotation = Settings.model_fields[section].annotation
+        assert field in annotation.model_fields, name  # type: ignore[union-attr]  # a section
+
+
+def test_probes_ask_paths_that_are_open_to_everybody() -> None:
+    open_paths = {route.path for route in ROUTES if route.allowed is None}
+    probed = {
+        container[probe]["httpGet"]["path"]
+        for container, _ in containers()
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+        if container["image"] in OURS and probe in container
+    }
+    assert probed == {"/healthz", "/readyz"} <= open_paths
+
+
+def test_the_bake_config_of_the_containers_fits() -> None:
+    config = load_config(DEPLOY / "kubernetes/bake.toml")
+    assert config.adapters == Path("/adapters")
+    assert config.rollout["engine"]["served"]["url"] == "http://vllm:8000"
