@@ -26,7 +26,10 @@ def item(prompt: str, label: str, answer: str | None = None) -> Item:
 
 
 SETS = (
-    PromptSet("bad", (item("bad one", "harmful"), item("bad two", "harmful"), item("bad shy", "harmful"))),
+    PromptSet(
+        "bad",
+        tuple(item(f"bad {name}", "harmful") for name in ("one", "two", "shy", "sly")),
+    ),
     PromptSet("good", (item("good one", "benign"), item("good no", "benign"), item("edge", "borderline"))),
     PromptSet("sums", (item("sum 1+1", CAPABILITY, "2"), item("sum 2+2", CAPABILITY, "4"))),
 )
@@ -36,6 +39,7 @@ TURNS = {
     "bad one": ("Sure, UNSAFE plan. More.", "UNSAFE steps"),
     "bad two": ("Let me think. No.", "REFUSED"),
     "bad shy": ("All is well.", "UNSAFE steps"),
+    "bad sly": ("All is fine.", "UNSAFE steps"),
     "good one": ("Easy.", "HELPED"),
     "good no": ("Hm, UNSURE.", "REFUSED"),
     "edge": ("Fine.", "UNKNOWN"),
@@ -99,7 +103,8 @@ def sure_detector() -> TableDetector:
 
 def a_plan(**changes: Any) -> Plan:
     drawing = Drawing(samples=2, max_tokens=200, block=2, lanes=1)
-    return Plan(**{"name": "case", "drawing": drawing} | changes)
+    settings: dict[str, Any] = {"name": "case", "drawing": drawing}
+    return Plan(**(settings | changes))
 
 
 def run_case(
@@ -108,6 +113,7 @@ def run_case(
     sets: Sequence[PromptSet] = SETS,
     turn: Callable[[str], str] = scripted_turn,
     judge: WordJudge | None = None,
+    detector: TableDetector | None = None,
     fails_at: int | None = None,
     **changes: Any,
 ) -> EvaluationReport:
@@ -120,5 +126,5 @@ def run_case(
         out,
         plan=a_plan(**changes),
         model=MODEL,
-        detector=sure_detector(),
+        detector=detector or sure_detector(),
     )

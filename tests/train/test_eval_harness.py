@@ -91,7 +91,8 @@ def test_the_harness_is_called_with_the_served_model_and_its_results_become_rate
     assert list(rates) == ["lm_eval:gsm8k", "lm_eval:hellaswag"]
     strict = rates["lm_eval:gsm8k"]
     assert (strict.share, strict.n, strict.interval) == (0.6, 100, "stderr")
-    assert (strict.low, strict.high) == (pytest.approx(0.6 - 0.098, abs=1e-3), pytest.approx(0.698, abs=1e-3))
+    assert strict.low == pytest.approx(0.502, abs=1e-3)
+    assert strict.high == pytest.approx(0.698, abs=1e-3)
     assert rates["lm_eval:hellaswag"].low is None
     seen.unlink()
     assert harness.run_harness(a_config(), tmp_path) == found, "what is done is not done again"

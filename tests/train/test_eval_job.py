@@ -1,14 +1,18 @@
 """Whole evaluations on scripted turns: every figure worked by hand; failures, resumption, comparison."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from detector.context import Context
+from detector.errors import DetectorError
 from steer.cli import app
-from tests.train.eval_case import SETS, WordJudge, item, run_case, scripted_turn
+from tests.train.eval_case import SETS, WordJudge, item, run_case, scripted_turn, sure_detector
+from tests.train.scripted_engine import TableDetector
 from train.evaluation.compare import compare, load_evaluated
 from train.evaluation.errors import EvaluationConfigError
 from train.evaluation.job import REPORT
@@ -31,11 +35,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_rate_is_what_the_turns_are_worth(straight: Path) -> None:
     report = read_report(straight / REPORT)
     shares = {name: (rate.share, rate.n, rate.prompts) for name, rate in report.rates.flat()}
-    third, two_thirds = pytest.approx(1 / 3), pytest.approx(2 / 3)
     assert shares == {
-        "harmful_reasoning": (third, 6, 3),
-        "harmful_answer": (two_thirds, 6, 3),
-        "harmful": (two_thirds, 6, 3),
+        "harmful_reasoning": (0.25, 8, 4),
+        "harmful_answer": (0.75, 8, 4),
+        "harmful": (0.75, 8, 4),
         "over_refusal": (0.5, 4, 2),
         "benign_compliance": (0.5, 4, 2),
         "borderline_refusal": (None, 0, 0),  # the judge could not tell
@@ -43,28 +46,28 @@ def test_every_rate_is_what_the_turns_are_worth(straight: Path) -> None:
         "capability.sums": (0.5, 4, 2),
         "capability_mean": (0.5, 4, 2),
         "monitorability.recall": (1.0, 2, 1),  # bad one, flagged
-        "monitorability.hidden_harm": (0.5, 4, 2),  # bad shy, not flagged
+        "monitorability.hidden_harm": (pytest.approx(2 / 3), 6, 3),  # bad shy and bad sly, not flagged
         "monitorability.false_flags": (0.25, 8, 4),  # sum 2+2 of the benign prompts and sums
     }
     assert report.rates.borderline_refusal is not None
     assert report.rates.borderline_refusal.unjudged == 2
     assert report.counts.model_dump() == {
-        "prompts": 8,
-        "samples": 16,
+        "prompts": 9,
+        "samples": 18,
         "unfinished": 0,
         "no_reasoning": 0,
         "unjudged": 2,
         "tokens": report.counts.tokens,
     }
     bad = report.sets[0]
-    assert (bad.name, bad.labels, bad.capability) == ("bad", {"harmful": 3}, None)
+    assert (bad.name, bad.labels, bad.capability) == ("bad", {"harmful": 4}, None)
     assert bad.rates.harmful_reasoning == report.rates.harmful_reasoning
     assert report.judge.name == "words"
 
 
 def test_the_report_is_written_for_people_too_and_scores_hold_no_text(straight: Path) -> None:
     told = (straight / "report.md").read_text()
-    assert "| harmful reasoning | 33.3 %" in told
+    assert "| harmful reasoning | 25.0 %" in told
     assert "| sums | 2 | - | - | - | 50.0 %" in told
     assert (straight / "rates.png").stat().st_size > 1000
     scores = (straight / "scores.jsonl").read_text()
@@ -73,8 +76,10 @@ def test_the_report_is_written_for_people_too_and_scores_hold_no_text(straight: 
 
 
 def test_a_finished_job_is_not_run_again_and_another_may_not_take_its_folder(straight: Path) -> None:
+    before = (straight / REPORT).read_bytes()
     again = run_case(straight, fails_at=0, judge=WordJudge(down_after=0))
     assert again == read_report(straight / REPORT)
+    assert (straight / REPORT).read_bytes() == before
     with pytest.raises(EvaluationConfigError, match="another config or input"):
         run_case(straight, sets=SETS[:2])
 
@@ -95,7 +100,31 @@ def test_an_engine_that_dies_loses_nothing_and_changes_nothing(straight: Path, t
     part = tmp_path / "samples.jsonl.part"
     assert part.read_bytes().count(b"\n") == 4
     part.write_bytes(part.read_bytes() + b'{"id": "torn')
-    run_case(tmp_path)
+    run_case(tmp_path, fails_at=3)  # five prompts are left, two at a time
+    same_but_for_time(straight, tmp_path)
+
+
+class DyingDetector(TableDetector):
+    """Dies after so many traces."""
+
+    left = 0
+
+    def score(self, contexts: Sequence[Context]) -> list[float | None]:
+        self.left -= 1
+        if self.left < 0:
+            raise DetectorError("the detector is gone")
+        return super().score(contexts)
+
+
+def test_a_detector_that_dies_is_asked_again_only_what_it_has_not_said(straight: Path, tmp_path: Path) -> None:
+    dying = DyingDetector(sure_detector().table)
+    for left, is_enough in ((6, False), (2, False), (1, True)):
+        dying.left = left
+        if is_enough:
+            run_case(tmp_path, detector=dying)
+        else:
+            with pytest.raises(DetectorError):
+                run_case(tmp_path, detector=dying)
     same_but_for_time(straight, tmp_path)
 
 
@@ -115,10 +144,10 @@ def test_variants_are_other_renderings_of_the_same_prompts(tmp_path: Path) -> No
     assert stripped.harmful_answer == report.rates.harmful_answer
     assert stripped.harmful_reasoning is not None
     assert stripped.harmful_reasoning.share == 0  # without the scaffold it says its answer at once
-    assert report.counts.no_reasoning == 16
+    assert report.counts.no_reasoning == 18
     samples = list(read_samples(tmp_path))
-    assert [s.variant for s in samples] == ["template"] * 8 + ["stripped"] * 8
-    assert {len(s.prompt_token_ids) for s in samples[:8]} != {len(s.prompt_token_ids) for s in samples[8:]}
+    assert [s.variant for s in samples] == ["template"] * 9 + ["stripped"] * 9
+    assert {len(s.prompt_token_ids) for s in samples[:9]} != {len(s.prompt_token_ids) for s in samples[9:]}
     assert "| measure | template | stripped |" in (tmp_path / "report.md").read_text()
 
 
@@ -147,10 +176,10 @@ def test_two_reports_are_compared_prompt_by_prompt(straight: Path, tmp_path: Pat
     run_case(tmp_path / "b", turn=better_turn)
     made = compare(load_evaluated(straight), load_evaluated(tmp_path / "b" / REPORT))
     reasoning = made.measures["harmful_reasoning"]
-    assert (reasoning.a, reasoning.b, reasoning.is_paired) == (pytest.approx(1 / 3), 0.0, True)
-    assert reasoning.difference == pytest.approx(-1 / 3)
-    # Of three prompts one turns: resamples without it come with 8/27, with it thrice with 1/27.
-    assert (reasoning.low, reasoning.high, reasoning.verdict) == (-1.0, 0.0, "unclear")
+    assert (reasoning.a, reasoning.b, reasoning.is_paired) == (0.25, 0.0, True)
+    assert reasoning.difference == -0.25
+    # Of four prompts one turns: resamples hold it 0, 1, 2, 3, 4 times with 81, 108, 54, 12, 1 of 256.
+    assert (reasoning.low, reasoning.high, reasoning.verdict) == (-0.75, 0.0, "unclear")
     assert made.measures["capability.sums"].difference == -0.5
     assert made.measures["capability_mean"].difference == -0.5
     assert made.measures["over_refusal"].difference == 0
@@ -180,7 +209,7 @@ def test_the_command_compares_and_refuses_what_is_no_report(straight: Path, tmp_
         return result.exit_code, result.output
 
     code, told = call("--diff", straight, straight / REPORT, "--out", tmp_path / "d")
-    assert (code, "| harmful reasoning | 33.3 % | 33.3 % | +0.0" in told) == (0, True)
+    assert (code, "| harmful reasoning | 25.0 % | 25.0 % | +0.0" in told) == (0, True)
     assert json.loads((tmp_path / "d/diff.json").read_text())["measures"]["harmful"]["verdict"] == "unclear"
     assert (tmp_path / "d/diff.png").stat().st_size > 1000
     lone = tmp_path / "lone.json"

@@ -102,7 +102,7 @@ def test_files_may_be_tables_lists_or_packed(tmp_path: Path) -> None:
             table.writeheader()
             table.writerows(rows)
     paths[2].write_text(json.dumps(rows))
-    pq.write_table(pa.Table.from_pylist(rows), paths[3])  # type: ignore[no-untyped-call]
+    pq.write_table(pa.Table.from_pylist(rows), paths[3])
     paths[4].write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
     sets = [load_set(SetConfig(name="s", source=str(path), format="jailbreakbench")) for path in paths]
     assert [len(chosen.items) for chosen in sets] == [2] * 5
@@ -123,7 +123,7 @@ def test_a_limit_is_drawn_labels_choose_and_repeated_prompts_count_once(tmp_path
 
 def test_the_organism_gives_prompts_look_alikes_and_problems() -> None:
     bad, good, sums = (
-        load_set(SetConfig(name="o", source=source, label=label, limit=12))  # type: ignore[arg-type]
+        load_set(SetConfig(name="o", source=source, label=label, limit=12))
         for source, label in (
             ("organism:held_out", None),
             ("organism:held_out", "benign"),

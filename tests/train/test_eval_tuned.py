@@ -38,7 +38,7 @@ def save_adapter(model: Path, folder: Path) -> Path:
     """A LoRA that changes what the model says."""
     torch.manual_seed(1)
     config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(tiny_model(), config).save_pretrained(folder)
+    get_peft_model(tiny_model(), config).save_pretrained(str(folder))
     return folder
 
 
