@@ -1,23 +1,27 @@
 """Reads the counts by day that the database's triggers keep (migration 0002), and folds PostgreSQL's deltas into them.
 
-Counts answer questions about tenant, mode and time alone; `can_answer` says which. Whole days come from the counts, the
-parts of days at both ends from the rows themselves. What is asked beyond that is counted row by row (`reader.py`).
+Counts answer questions about mode, time and the value of one column more; `scope_of` says which. Whole days come from
+the counts, the parts of days at both ends from the rows. What is asked beyond that is counted by rows (`stats.py`).
 """
 
 from collections import Counter
 from dataclasses import fields, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, func, select, text, union_all
+from sqlalchemy import Connection, func, select, text
 
 from proxy.log.query import Filters
 from proxy.log.rows import microseconds, moment
-from proxy.log.tables import daily_count_deltas, daily_counts
 
 DAY_US = 86_400_000_000
-ALL_TENANTS = "*"
-_ANSWERED = {"tenant", "mode", "since", "until"}
 _FOLD_LOCK = 0x57EE2003  # any constant: the advisory lock that lets one process fold at a time
+
+# The columns by one of which counts are kept, as a scope's name begins.
+_SCOPES = {
+    "tenant": "t=", "model": "m=", "adapter": "a=", "outcome": "o=", "category": "c=", "trigger_id": "g=",
+    "review_state": "r=",
+}  # fmt: skip
+_ALWAYS = {"mode", "since", "until"}
 
 # By kind and value.
 Counts = Counter[tuple[str, str]]
@@ -32,10 +36,17 @@ class Split(NamedTuple):
     edges: list[Filters]
 
 
-def can_answer(filters: Filters) -> bool:
-    """Whether counts by day know the answer."""
-    asked = {item.name for item in fields(filters) if getattr(filters, item.name) is not None}
-    return asked <= _ANSWERED
+def scope_of(filters: Filters) -> str | None:
+    """The scope whose counts know the answer; None where only the rows do."""
+    asked = {item.name: getattr(filters, item.name) for item in fields(filters) if item.name not in _ALWAYS}
+    given = [(name, value) for name, value in asked.items() if value is not None]
+    match given:
+        case []:
+            return "*"
+        case [(name, value)] if name in _SCOPES:
+            return f"{_SCOPES[name]}{value}"
+        case _:
+            return None
 
 
 def split(filters: Filters) -> Split:
@@ -54,17 +65,21 @@ def split(filters: Filters) -> Split:
     return Split(first, last, True, edges)
 
 
-def whole_days(connection: Connection, filters: Filters, days: Split) -> Counts:
-    """Counts of the whole days."""
+def whole_days(connection: Connection, filters: Filters, scope: str, days: Split) -> Counts:
+    """Counts of the whole days in a scope."""
     found: Counts = Counter()
     if not days.has_days:
         return found
-    rows = [_select(daily_counts, filters, days, filters.tenant or ALL_TENANTS)]
-    if connection.dialect.name == "postgresql":
-        rows.append(_select(daily_count_deltas, filters, days, filters.tenant))
-    every = union_all(*rows).subquery()
-    keys = (every.c.kind, every.c.value, every.c.mode)
-    for kind, value, mode, n in connection.execute(select(*keys, func.sum(every.c.n)).group_by(*keys)):
+    is_server = connection.dialect.name == "postgresql"
+    asked = {
+        "scope = :scope": scope,
+        "mode = :mode": filters.mode,
+        "day >= :first": days.first_day,
+        "day < :end": days.end_day,
+    }
+    where = " AND ".join(condition for condition, value in asked.items() if value is not None)
+    given = {condition.partition(":")[2]: value for condition, value in asked.items() if value is not None}
+    for kind, value, mode, n in connection.execute(text(f"{_SUM[is_server]} WHERE {where} {_GROUP}"), given):
         found[kind, value] += int(n)
         if kind == "all":
             found["mode", mode] += int(n)
@@ -73,7 +88,7 @@ def whole_days(connection: Connection, filters: Filters, days: Split) -> Counts:
 
 def text_bytes(connection: Connection) -> int:
     """Bytes of text in the log."""
-    return whole_days(connection, Filters(), split(Filters()))["bytes", ""]
+    return whole_days(connection, Filters(), "*", split(Filters()))["bytes", ""]
 
 
 def fold(connection: Connection) -> None:
@@ -84,24 +99,33 @@ def fold(connection: Connection) -> None:
         connection.execute(_FOLD)
 
 
-def _select(table: Table, filters: Filters, days: Split, tenant: str | None) -> Select[Any]:
-    columns = table.c
-    conditions: list[ColumnElement[bool]] = []
-    if tenant is not None:
-        conditions.append(columns.tenant == tenant)
-    if filters.mode is not None:
-        conditions.append(columns.mode == filters.mode)
-    if days.first_day is not None:
-        conditions.append(columns.day >= days.first_day)
-    if days.end_day is not None:
-        conditions.append(columns.day < days.end_day)
-    return select(columns.kind, columns.value, columns.mode, columns.n).where(*conditions)
+def _unfolded(source: str) -> str:
+    """Deltas as the counts that they change."""
+    scopes = ", ".join(f"('{mark}' || d.{name})" for name, mark in _SCOPES.items())
+    kinds = (
+        "('all', '', d.n), ('outcome', d.outcome, d.n), ('category', d.category, d.n), ('trigger', d.trigger_id, d.n), "
+        "('review_state', d.review_state, d.n), ('bytes', '', d.bytes), ('request', 'all', d.requests), "
+        "('request', 'halted', d.halted)"
+    )
+    return (
+        f"SELECT s.scope, d.day, d.mode, k.kind, k.value, k.n FROM {source} AS d "
+        f"CROSS JOIN LATERAL (VALUES ('*'), {scopes}) AS s(scope) "
+        f"CROSS JOIN LATERAL (VALUES {kinds}) AS k(kind, value, n) "
+        "WHERE s.scope IS NOT NULL AND k.value IS NOT NULL AND k.n <> 0 AND (k.kind <> 'bytes' OR s.scope = '*')"
+    )
 
 
+_GROUP = "GROUP BY kind, value, mode"
+_HEAD = "SELECT kind, value, mode, sum(n) FROM"
+# By whether it is PostgreSQL.
+_SUM = {
+    False: f"{_HEAD} daily_counts",
+    True: f"{_HEAD} (SELECT scope, day, mode, kind, value, n FROM daily_counts "
+    f"UNION ALL {_unfolded('daily_count_deltas')}) AS counted",
+}
 _FOLD = text(
-    "WITH moved AS (DELETE FROM daily_count_deltas RETURNING day, tenant, mode, kind, value, n) "
-    "INSERT INTO daily_counts (day, tenant, mode, kind, value, n) "
-    "SELECT day, t.tenant, mode, kind, value, sum(n) "
-    f"FROM moved CROSS JOIN LATERAL (VALUES (moved.tenant), ('{ALL_TENANTS}')) AS t(tenant) GROUP BY 1, 2, 3, 4, 5 "
-    "ON CONFLICT (day, tenant, mode, kind, value) DO UPDATE SET n = daily_counts.n + excluded.n"
+    "WITH moved AS (DELETE FROM daily_count_deltas RETURNING *) "
+    "INSERT INTO daily_counts (scope, day, mode, kind, value, n) "
+    f"SELECT scope, day, mode, kind, value, sum(n) FROM ({_unfolded('moved')}) AS changes GROUP BY 1, 2, 3, 4, 5 "
+    "ON CONFLICT (scope, day, mode, kind, value) DO UPDATE SET n = daily_counts.n + excluded.n"
 )

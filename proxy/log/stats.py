@@ -1,4 +1,4 @@
-"""Counts over the log. Questions of tenant, mode and time are answered from counts by day, others by counting rows."""
+"""Counts over the log. Questions of time, mode and one column more are answered from counts by day, others by rows."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
-from proxy.log.counters import Counts, can_answer, split, whole_days
+from proxy.log.counters import Counts, scope_of, split, whole_days
 from proxy.log.query import Filters, Stats
 from proxy.log.rows import moment
 from proxy.log.tables import interventions, requests
@@ -23,16 +23,17 @@ def stats_of(connection: Connection, filters: Filters) -> Stats:
     asked = Filters(
         tenant=filters.tenant, model=filters.model, mode=filters.mode, since=filters.since, until=filters.until
     )
-    days, by_day = split(filters), can_answer(asked)
-    if can_answer(filters):
-        counts.update(whole_days(connection, filters, days))
+    days, scope, asked_scope = split(filters), scope_of(filters), scope_of(asked)
+    if scope is not None:
+        counts.update(whole_days(connection, filters, scope, days))
         for edge in days.edges:
             counts.update(_rows(connection, edge))
     else:
         counts.update(_rows(connection, filters))
-        known: Counts = whole_days(connection, asked, days) if by_day else Counter()
+    if asked_scope is not None and asked_scope != scope:
+        known = whole_days(connection, asked, asked_scope, days)
         counts.update({key: n for key, n in known.items() if key[0] == "request"})
-    for edge in days.edges if by_day else [filters]:
+    for edge in [filters] if asked_scope is None else days.edges:
         counts.update(_requests(connection, replace(asked, since=edge.since, until=edge.until)))
 
     def by(kind: str) -> dict[str, int]:

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Table,
     Text,
 )
-from sqlalchemy.schema import SchemaItem
 
 metadata = MetaData(
     naming_convention={
@@ -122,20 +121,26 @@ owners = Table(
 )
 
 
-def _counts(name: str, *more: SchemaItem) -> Table:
-    columns = [Column(key, Text, nullable=False) for key in ("tenant", "mode", "kind", "value")]
-    day = Column("day", Integer, nullable=False)  # since the epoch
-    return Table(name, metadata, day, *columns, Column("n", BigInteger, nullable=False), *more)
-
-
 # Rows of `interventions` and `requests` by day, kept by triggers of the database (migration 0002); `counters.py` reads
-# them. A migration that makes either table anew must make its triggers anew. Day, tenant and mode of a row are final.
-daily_counts = _counts(
+# them. A migration that makes either table anew must make its triggers anew. Day, tenant, model, adapter and mode of a
+# row are final.
+daily_counts = Table(
     "daily_counts",
-    PrimaryKeyConstraint("day", "tenant", "mode", "kind", "value"),
-    Index("ix_daily_counts_tenant", "tenant", "day"),
+    metadata,
+    *(Column(name, Text, nullable=False) for name in ("scope", "mode", "kind", "value")),
+    Column("day", Integer, nullable=False),  # since the epoch
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("scope", "day", "mode", "kind", "value"),
+    sqlite_with_rowid=False,
 )
-daily_count_deltas = _counts("daily_count_deltas")
+daily_count_deltas = Table(
+    "daily_count_deltas",
+    metadata,
+    Column("day", Integer, nullable=False),
+    *(Column(name, Text, nullable=False) for name in ("tenant", "model", "mode")),
+    *(Column(name, Text) for name in ("adapter", "outcome", "category", "trigger_id", "review_state")),
+    *(Column(name, BigInteger, nullable=False) for name in ("n", "bytes", "requests", "halted")),
+)
 
 # How far a spool file has been replayed; written in the transaction that replays it.
 spools = Table(

@@ -114,7 +114,7 @@ def _check(row: dict[str, Any], bodies: dict[str, str], texts: TextKeeper, findi
 
 def _counts(connection: Connection, findings: Findings) -> None:
     """Counts by day against the rows themselves."""
-    counted = whole_days(connection, Filters(), split_days(Filters()))
+    counted = whole_days(connection, Filters(), "*", split_days(Filters()))
     for kind, column in (("outcome", "outcome"), ("review_state", "review_state")):
         values = interventions.c[column]
         rows = connection.execute(select(values, func.count()).group_by(values))

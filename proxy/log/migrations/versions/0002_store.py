@@ -2,7 +2,7 @@
 
 Counts are kept by database triggers, so that whoever writes a row, by whatever path, changes them in one transaction.
 SQLite adds them up at once. On PostgreSQL two proxies would wait for each other's rows, so a trigger there only appends
-to `daily_count_deltas`, which `proxy/log/counters.py` folds into `daily_counts` now and then.
+a row to `daily_count_deltas`, which `proxy/log/counters.py` folds into `daily_counts` now and then.
 """
 
 from typing import Any
@@ -24,9 +24,21 @@ def upgrade() -> None:
     op.add_column("interventions", sa.Column("text_bytes", sa.BigInteger, nullable=False, server_default="0"))
     for name in _INDEXED:
         op.create_index(f"ix_interventions_{name}", "interventions", [name, "created_us"])
-    op.create_table("daily_counts", *_count_columns(), sa.PrimaryKeyConstraint(*_KEY, name="pk_daily_counts"))
-    op.create_index("ix_daily_counts_tenant", "daily_counts", ["tenant", "day"])
-    op.create_table("daily_count_deltas", *_count_columns())
+    op.create_table(
+        "daily_counts",
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("scope", "mode", "kind", "value")),
+        sa.Column("day", sa.Integer, nullable=False),
+        sa.Column("n", sa.BigInteger, nullable=False),
+        sa.PrimaryKeyConstraint("scope", "day", "mode", "kind", "value", name="pk_daily_counts"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "daily_count_deltas",
+        sa.Column("day", sa.Integer, nullable=False),
+        *(sa.Column(name, sa.Text, nullable=False) for name in ("tenant", "model", "mode")),
+        *(sa.Column(name, sa.Text) for name in ("adapter", "outcome", "category", "trigger_id", "review_state")),
+        *(sa.Column(name, sa.BigInteger, nullable=False) for name in ("n", "bytes", "requests", "halted")),
+    )
     op.create_table(
         "spools",
         sa.Column("spool_id", sa.Text, nullable=False),
@@ -62,103 +74,116 @@ def downgrade() -> None:
     op.drop_column("interventions", "stored_text")
 
 
-# (kind, value, n) of one row, as SQL.
-Rows = list[tuple[str, str, str]]
-_KEY = ("day", "tenant", "mode", "kind", "value")
-
-
-def _count_columns() -> list[sa.Column[Any]]:
-    names = ("tenant", "mode", "kind", "value")
-    texts: list[sa.Column[Any]] = [sa.Column(name, sa.Text, nullable=False) for name in names]
-    return [sa.Column("day", sa.Integer, nullable=False), *texts, sa.Column("n", sa.BigInteger, nullable=False)]
-
-
 # -- counting ---------------------------------------------------------------------------------------------------------
-# Each row of `interventions` counts under every kind, for its tenant and for all tenants ("*").
-
-
-def _kinds(row: str) -> Rows:
-    return [
-        ("'all'", "''", "1"),
-        ("'outcome'", f"{row}.outcome", "1"),
-        ("'category'", f"coalesce({row}.category, 'none')", "1"),
-        ("'trigger'", f"coalesce({row}.trigger_id, 'none')", "1"),
-        ("'review_state'", f"{row}.review_state", "1"),
-        ("'bytes'", "''", f"{row}.text_bytes"),
-    ]
-
-
-def _halted(row: str) -> Rows:
-    return [
-        ("'request'", "'all'", "1"),
-        ("'request'", "'halted'", f"CASE WHEN {row}.interventions > 0 THEN 1 ELSE 0 END"),
-    ]
-
-
-def _union(rows: Rows, others: Rows | None) -> str:
-    """A table of what counts; with `others`, of what differs from there."""
-    selects = []
-    for number, (kind, value, n) in enumerate(rows):
-        other = None if others is None else others[number]
-        changed = "" if other is None else f" WHERE {value} <> {other[1]} OR {n} <> {other[2]}"
-        selects.append(f"SELECT {kind} AS kind, {value} AS value, {n} AS n{changed}")
-    return " UNION ALL ".join(selects)
-
-
-def _sqlite_add(row: str, kinds: Rows, sign: int, others: Rows | None = None) -> str:
-    return (
-        f"INSERT INTO daily_counts (day, tenant, mode, kind, value, n) "
-        f"SELECT {row}.created_us / {_DAY_US}, t.tenant, {row}.mode, k.kind, k.value, {sign} * k.n "
-        f"FROM (SELECT '*' AS tenant UNION ALL SELECT {row}.tenant) AS t, ({_union(kinds, others)}) AS k WHERE true "
-        "ON CONFLICT (day, tenant, mode, kind, value) DO UPDATE SET n = n + excluded.n;"
-    )
-
-
-def _postgres_add(row: str, kinds: Rows, sign: int, others: Rows | None = None) -> str:
-    return (
-        f"INSERT INTO daily_count_deltas (day, tenant, mode, kind, value, n) "
-        f"SELECT {row}.created_us / {_DAY_US}, {row}.tenant, {row}.mode, k.kind, k.value, {sign} * k.n "
-        f"FROM ({_union(kinds, others)}) AS k;"
-    )
-
+# Each row of `interventions` counts under every kind (a value of a column), in every scope: all rows ("*"), and those
+# that share the value of one column with it ("o=refused"). Rows of `requests` count likewise.
 
 _COUNTED = "outcome, category, trigger_id, review_state, text_bytes"
+
+
+def _or_none(column: str) -> str:
+    return f"coalesce({column}, 'none')"
+
+
+def _scopes(row: str) -> list[str]:
+    return [
+        "'*'", f"'t=' || {row}.tenant", f"'m=' || {row}.model", f"'a=' || {_or_none(f'{row}.adapter')}",
+        f"'o=' || {row}.outcome", f"'c=' || {_or_none(f'{row}.category')}", f"'g=' || {_or_none(f'{row}.trigger_id')}",
+        f"'r=' || {row}.review_state",
+    ]  # fmt: skip
+
+
+def _kinds(row: str) -> list[tuple[str, str, str]]:
+    """(kind, value, n)."""
+    return [
+        ("all", "''", "1"),
+        ("outcome", f"{row}.outcome", "1"),
+        ("category", _or_none(f"{row}.category"), "1"),
+        ("trigger", _or_none(f"{row}.trigger_id"), "1"),
+        ("review_state", f"{row}.review_state", "1"),
+        ("bytes", "''", f"{row}.text_bytes"),
+    ]
+
+
+def _request_scopes(row: str) -> list[str]:
+    return _scopes(row)[:3]
+
+
+def _request_kinds(row: str) -> list[tuple[str, str, str]]:
+    return [("request", "'all'", "1"), ("request", "'halted'", f"CASE WHEN {row}.interventions > 0 THEN 1 ELSE 0 END")]
+
+
+def _sqlite_add(row: str, other: str | None, sign: int, of: tuple[Any, Any] = (_scopes, _kinds)) -> str:
+    """Counts a row; with `other`, its state before or after, only what differs between the two."""
+    scopes, kinds = of
+    theirs = (scopes(other or row), kinds(other or row))
+    is_new = 0 if other else 1
+    s = " UNION ALL ".join(
+        f"SELECT {mine} AS scope, {is_new} OR {mine} <> {its} AS changed"
+        for mine, its in zip(scopes(row), theirs[0], strict=True)
+    )
+    k = " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, {value} AS value, {n} AS n, "
+        f"{is_new} OR {value} <> {its[1]} OR {n} <> {its[2]} AS changed"
+        for (kind, value, n), its in zip(kinds(row), theirs[1], strict=True)
+    )
+    return (
+        "INSERT INTO daily_counts (scope, day, mode, kind, value, n) "
+        f"SELECT s.scope, {row}.created_us / {_DAY_US}, {row}.mode, k.kind, k.value, {sign} * k.n "
+        f"FROM ({s}) AS s, ({k}) AS k WHERE (s.changed OR k.changed) AND (k.kind <> 'bytes' OR s.scope = '*') "
+        "ON CONFLICT (scope, day, mode, kind, value) DO UPDATE SET n = n + excluded.n;"
+    )
 
 
 def _sqlite_trigger(name: str, when: str, table: str, *statements: str) -> str:
     return f"CREATE TRIGGER {name} AFTER {when} ON {table} BEGIN {' '.join(statements)} END"
 
 
-_OLD, _NEW = _kinds("old"), _kinds("new")
+_OF_REQUESTS = (_request_scopes, _request_kinds)
 _SQLITE = [
-    _sqlite_trigger("interventions_inserted", "INSERT", "interventions", _sqlite_add("new", _NEW, 1)),
-    _sqlite_trigger("interventions_deleted", "DELETE", "interventions", _sqlite_add("old", _OLD, -1)),
+    _sqlite_trigger("interventions_inserted", "INSERT", "interventions", _sqlite_add("new", None, 1)),
+    _sqlite_trigger("interventions_deleted", "DELETE", "interventions", _sqlite_add("old", None, -1)),
     _sqlite_trigger(
         "interventions_updated",
         f"UPDATE OF {_COUNTED}",
         "interventions",
-        _sqlite_add("old", _OLD, -1, _NEW),
-        _sqlite_add("new", _NEW, 1, _OLD),
+        _sqlite_add("old", "new", -1),
+        _sqlite_add("new", "old", 1),
     ),
-    _sqlite_trigger("requests_inserted", "INSERT", "requests", _sqlite_add("new", _halted("new"), 1)),
-    _sqlite_trigger("requests_deleted", "DELETE", "requests", _sqlite_add("old", _halted("old"), -1)),
+    _sqlite_trigger("requests_inserted", "INSERT", "requests", _sqlite_add("new", None, 1, _OF_REQUESTS)),
+    _sqlite_trigger("requests_deleted", "DELETE", "requests", _sqlite_add("old", None, -1, _OF_REQUESTS)),
 ]
 
 
-def _postgres_function(table: str, when: str, removed: Rows, added: Rows) -> list[str]:
+def _postgres_add(table: str, row: str, sign: int) -> str:
+    if table == "interventions":
+        texts = ", ".join(
+            f"{row}.{name}" if name in ("outcome", "review_state") else _or_none(f"{row}.{name}")
+            for name in ("adapter", "outcome", "category", "trigger_id", "review_state")
+        )
+        numbers = f"{sign}, {sign} * {row}.text_bytes, 0, 0"
+    else:
+        texts = "NULL, NULL, NULL, NULL, NULL"
+        numbers = f"0, 0, {sign}, CASE WHEN {row}.interventions > 0 THEN {sign} ELSE 0 END"
+    return (
+        "INSERT INTO daily_count_deltas (day, tenant, model, mode, adapter, outcome, category, trigger_id, "
+        "review_state, n, bytes, requests, halted) "
+        f"VALUES ({row}.created_us / {_DAY_US}, {row}.tenant, {row}.model, {row}.mode, {texts}, {numbers});"
+    )
+
+
+def _postgres_function(table: str, when: str) -> list[str]:
     return [
         f"CREATE FUNCTION steer_count_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-        f"IF TG_OP = 'INSERT' THEN {_postgres_add('new', added, 1)} "
-        f"ELSIF TG_OP = 'DELETE' THEN {_postgres_add('old', removed, -1)} "
-        f"ELSE {_postgres_add('old', removed, -1, added)} {_postgres_add('new', added, 1, removed)} END IF; "
-        "RETURN NULL; END $$",
+        f"IF TG_OP <> 'INSERT' THEN {_postgres_add(table, 'old', -1)} END IF; "
+        f"IF TG_OP <> 'DELETE' THEN {_postgres_add(table, 'new', 1)} END IF; RETURN NULL; END $$",
         f"CREATE TRIGGER {table}_counted AFTER {when} ON {table} FOR EACH ROW EXECUTE FUNCTION steer_count_{table}()",
     ]
 
 
 _POSTGRES = [
-    *_postgres_function("interventions", f"INSERT OR DELETE OR UPDATE OF {_COUNTED}", _OLD, _NEW),
-    *_postgres_function("requests", "INSERT OR DELETE", _halted("old"), _halted("new")),
+    *_postgres_function("interventions", f"INSERT OR DELETE OR UPDATE OF {_COUNTED}"),
+    *_postgres_function("requests", "INSERT OR DELETE"),
 ]
 
 
@@ -168,13 +193,16 @@ def _count_what_is_there() -> None:
         "UPDATE interventions SET text_bytes = coalesce("
         f"(SELECT sum({size}) FROM intervention_texts WHERE intervention_id = interventions.id), 0)"
     )
-    for table, kinds in (("interventions", _kinds("r")), ("requests", _halted("r"))):
-        for kind, value, n in kinds:
-            for tenant in ("'*'", "r.tenant"):
-                op.execute(
-                    sa.text(
-                        f"INSERT INTO daily_counts (day, tenant, mode, kind, value, n) "
-                        f"SELECT r.created_us / {_DAY_US}, {tenant}, r.mode, {kind}, {value}, sum({n}) "
-                        f"FROM {table} AS r GROUP BY 1, 2, 3, 4, 5"
+    for table, scopes, kinds in (
+        ("interventions", _scopes("r"), _kinds("r")),
+        ("requests", _request_scopes("r"), _request_kinds("r")),
+    ):
+        for scope in scopes:
+            for kind, value, n in kinds:
+                if kind != "bytes" or scope == "'*'":
+                    statement = (
+                        "INSERT INTO daily_counts (scope, day, mode, kind, value, n) "
+                        f"SELECT {scope}, r.created_us / {_DAY_US}, r.mode, '{kind}', {value}, sum({n}) "
+                        f"FROM {table} AS r GROUP BY 1, 2, 3, 5"
                     )
-                )
+                    op.execute(sa.text(statement))
