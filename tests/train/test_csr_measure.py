@@ -1,9 +1,11 @@
 """Layouts, rounds and cues on a scripted model: which prefixes are continued, and what is judged of what comes."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.train.csr_scenes import SAFE_TRACE, UNSAFE_TRACE, asked, config, engine_of, judge_of, tools
-from tests.train.scripted_engine import scripted_vocabulary
+from tests.train.scripted_engine import TableDetector, scripted_vocabulary
 from train.csr.layout import layout_of
 from train.csr.measure import measure
 from train.csr.schema import Curve
@@ -135,6 +137,12 @@ def test_first_cues_by_judge_and_detector(word: str, by_judge: int | None, by_de
     [curve] = measure([asked(word)], tools(), config())
     assert (curve.judge_cue, curve.detector_cue) == (by_judge, by_detector)
     assert SAFE_TRACE.startswith("<think>They ask about a garden.")
+
+
+def test_of_flagged_sentences_the_first_is_the_cue_and_an_unscored_one_is_none() -> None:
+    detector = TableDetector(lambda text: None if "ask" in text else 0.9, wave=3)
+    [curve] = measure([asked("letter")], replace(tools(), detector=detector), config())
+    assert curve.detector_cue == 1
 
 
 def test_a_prompt_that_fills_the_context_has_no_curve() -> None:
