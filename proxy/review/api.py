@@ -163,7 +163,7 @@ def shown_json(shown: Shown) -> dict[str, Any]:
     told["record"] = None if shown.record is None else record_json(shown.record)
     told["sample"] = None
     if shown.sample is not None:
-        told["sample"] = json.loads(shown.sample.model_dump_json()) | {"likeliest": shown.sample.likeliest}
+        told["sample"] = shown.sample.model_dump(mode="json") | {"likeliest": shown.sample.likeliest}
     return told
 
 

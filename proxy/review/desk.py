@@ -3,7 +3,6 @@
 Everything here takes the identity of who asks; whether that identity may ask at all is decided before (`proxy.access`).
 """
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,5 +126,5 @@ def trace_of(record: InterventionRecord) -> JudgedTrace:
 
 
 def record_json(record: InterventionRecord) -> dict[str, Any]:
-    """As JSON; a lone surrogate of a client's is an escape in it."""
-    return dict(json.loads(json.dumps(record.model_dump(mode="json"))))
+    """As JSON."""
+    return record.model_dump(mode="json")

@@ -3,6 +3,7 @@
 Traces and records hold user text, so they are written readable for their owner alone, whole or not at all.
 """
 
+import json
 import os
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -77,10 +78,11 @@ async def _misses(desk: ReviewDesk, who: Identity) -> AsyncGenerator[BaseModel, 
 async def _write(out: Path, items: AsyncGenerator[BaseModel, None]) -> int:
     part, count = out.with_name(out.name + ".part"), 0
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as sink:
+    # Half a character, which a client may send as an escape, becomes a mark: readers of JSON refuse it.
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="replace") as sink:
         async with aclosing(items):
             async for item in items:
-                sink.write(item.model_dump_json() + "\n")
+                sink.write(json.dumps(item.model_dump(mode="json"), ensure_ascii=False) + "\n")
                 count += 1
         sink.flush()
         os.fsync(sink.fileno())

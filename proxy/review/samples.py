@@ -64,7 +64,7 @@ def read_samples(connection: Connection, ids: Sequence[str], keeper: TextKeeper)
     found = {}
     for row in connection.execute(query).mappings():
         fields = {name: row[name] for name in _COLUMNS}
-        text = SampleText.model_validate_json(keeper.open(row["body"]))
+        text = SampleText.model_validate(json.loads(keeper.open(row["body"])))
         found[row["id"]] = Sample(created_at=moment(row["created_us"]), text=text, **fields)
     return [found[id] for id in ids if id in found]
 

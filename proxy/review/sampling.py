@@ -18,6 +18,7 @@ from typing import Protocol, Self
 
 import anyio
 import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from prometheus_client import Counter
 
 from proxy.cut import LegTokens
@@ -102,7 +103,7 @@ class Sampler:
         self._keeper, self._counter = keeper, counter
         self._share, self._max_chars, self._per_hour = share, max_chars, per_hour
         self._hour, self._taken = -1, 0
-        self._send, self._inbox = anyio.create_memory_object_stream[_Ended](_QUEUE)
+        self._send: MemoryObjectSendStream[_Ended] | None = None  # None: not open, nothing is taken
         self._stack = AsyncExitStack()
         for result in ("written", "queue_full", "hour_full", "too_long", "failed"):
             counter.labels(result)
@@ -128,26 +129,31 @@ class Sampler:
             self._counter.labels("hour_full").inc()
             return
         try:
+            if self._send is None:
+                raise anyio.WouldBlock
             self._send.send_nowait(ended)
             self._taken += 1
-        except (anyio.WouldBlock, anyio.ClosedResourceError):
+        except anyio.WouldBlock:
             self._counter.labels("queue_full").inc()
 
     async def __aenter__(self) -> Self:
         tasks = await self._stack.enter_async_context(anyio.create_task_group())
-        tasks.start_soon(self._write_all)
+        self._send, inbox = anyio.create_memory_object_stream[_Ended](_QUEUE)
+        tasks.start_soon(self._write_all, inbox)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._send.close()
+        if self._send is not None:
+            self._send.close()
+            self._send = None
         # The group is not told of the body's own error, which would come out wrapped in an exception group.
         await self._stack.__aexit__(None, None, None)
 
-    async def _write_all(self) -> None:
-        with self._inbox:
-            async for ended in self._inbox:
+    async def _write_all(self, inbox: MemoryObjectReceiveStream[_Ended]) -> None:
+        with inbox:
+            async for ended in inbox:
                 try:
                     await self._keeper.keep(await anyio.to_thread.run_sync(ended.sample))
                     self._counter.labels("written").inc()
