@@ -87,8 +87,12 @@ def delete_some(connection: Connection, table: Table, where: list[ColumnElement[
 
 
 def forget(connection: Connection, ids: list[Any]) -> None:
-    """Delete the text of records, and keep their rows."""
+    """Delete the text of records and the notes on them, which may quote it, and keep their rows."""
+    from proxy.review.tables import review_texts  # noqa: PLC0415 - its tables are built on ours
+
+    is_note = (review_texts.c.kind == "note") & review_texts.c.subject_id.in_(ids)
     connection.execute(delete(intervention_texts).where(intervention_texts.c.intervention_id.in_(ids)))
+    connection.execute(delete(review_texts).where(is_note))
     gone = update(interventions).where(interventions.c.id.in_(ids))
     connection.execute(gone.values(stored_text="none", text_bytes=0))
 

@@ -17,6 +17,7 @@ from proxy.log.cipher import Cipher, new_key
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.errors import LogUnavailable
 from proxy.log.purge import Purge, carry_out, ids_of
+from proxy.log.retention import forget
 from proxy.log.texts import TextKeeper
 from proxy.records import Origin, Transcript
 from proxy.review.api import shown_json
@@ -208,6 +209,19 @@ async def test_a_purge_reaches_samples_notes_and_proposals_and_leaves_the_trail(
         assert stored.count("placeholder request") == 1
         trail = await log.desk.store.read(lambda c: list(c.execute(text("select action from audit")).scalars()))
     assert sorted(trail) == ["review.decide", "review.note", "review.propose_trigger"]
+
+
+async def test_notes_on_a_record_are_forgotten_with_its_text(log_url: str) -> None:
+    async with opened(log_url) as log:
+        await log.insert(record(id="i1"), record(id="i2"))
+        for id in ("i1", "i2"):
+            await log.decide(ANN, id, "confirmed", note=f"note on {id}", trigger="Wait, what would this be for?")
+        await log.desk.store.write(lambda connection: forget(connection, ["i1"]))
+        stored = await everything(log.desk.store)
+        assert "note on i1" not in stored
+        assert "note on i2" in stored
+        assert stored.count("Wait") == 2
+        assert await log.state("i1") == "confirmed"
 
 
 async def test_text_that_has_been_forgotten_is_shown_as_gone(tmp_path: Path) -> None:

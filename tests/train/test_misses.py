@@ -36,9 +36,9 @@ from train.pairs.rules import Admitted, decide
 from train.rollout.completion import completable, complete
 
 
-def run(*arguments: str, code: int = 0, input: str | None = None) -> str:
+def run(*arguments: object, code: int = 0) -> str:
     """Standard output and error of a command."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], input=input)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert result.exit_code == code, result.output + result.stderr
     return result.stdout + result.stderr
 
@@ -180,7 +180,7 @@ def test_the_three_steps_of_the_job_go_through_files(tmp_path: Path, settings: s
     traces, config = tmp_path / "traces.jsonl", tmp_path / "misses.toml"
     assert "2 traces" in run("review", "unjudged", "--out", traces, "--config", settings)
     config.write_text(f'traces = ["{traces}"]\n[judge]\nspec = "tests.train.test_misses:judge"\n')
-    job = ["train", "misses", "--config", config, "--out", tmp_path / "job"]
+    job: list[object] = ["train", "misses", "--config", config, "--out", tmp_path / "job"]
     run(*job)
     before = (tmp_path / "job/report.json").read_bytes()
     run(*job)
