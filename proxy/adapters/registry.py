@@ -46,8 +46,10 @@ class AdapterRegistry:
         """All of `change`, or nothing of it. Raises LogError, and what the change raises."""
         try:
             return self._transact(change)
-        except LogUnavailable:  # two that met, or a connection that broke: nothing was written, so the same again
-            return self._transact(change)
+        except LogUnavailable as error:
+            if type(error) is not LogUnavailable:
+                raise  # full or locked: that has been waited for
+            return self._transact(change)  # two that met, or a connection that broke: nothing was written
 
     def _transact(self, change: Callable[[Connection], T]) -> T:
         with translated(self._writing.url), self._writing.begin() as connection:

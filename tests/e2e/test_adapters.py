@@ -61,14 +61,15 @@ class Desk:
 
 @asynccontextmanager
 async def desk_with(
-    folder: Path, script: Script = SCRIPT, proxies: int = 1, **sections: Any
+    folder: Path, script: Script = SCRIPT, proxies: int = 1, log_url: str | None = None, **sections: Any
 ) -> AsyncIterator[tuple[Desk, list[RunningProxy]]]:
+    url = log_url or f"sqlite:///{folder}/log.sqlite"
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(LoraUpstream(script))
-        registry = stack.enter_context(AdapterRegistry.open(f"sqlite:///{folder}/log.sqlite"))
+        registry = stack.enter_context(AdapterRegistry.open(url))
         running = [
             await stack.enter_async_context(
-                running_proxy(upstream.url, folder, adapters=QUICK | sections.get("adapters", {}))
+                running_proxy(upstream.url, folder, log={"url": url}, adapters=QUICK | sections.get("adapters", {}))
             )
             for _ in range(proxies)
         ]
@@ -235,23 +236,43 @@ async def test_what_the_engine_refuses_to_load_is_no_candidate_for_long(tmp_path
         await is_served_by(proxy, "safe@1")
 
 
-async def test_two_proxies_see_changes_within_seconds_and_count_together(tmp_path: Path) -> None:
-    async with desk_with(tmp_path, proxies=2, adapters={"refresh_s": 0.2}) as (desk, proxies):
+async def test_two_proxies_on_one_log_see_changes_within_seconds_and_lose_no_request(
+    log_url: str, tmp_path: Path
+) -> None:
+    async with desk_with(tmp_path, proxies=2, log_url=log_url, adapters={"refresh_s": 0.2}) as (desk, proxies):
         desk.promote(desk.add(1))
         for proxy in proxies:
             await is_served_by(proxy, "safe@1")
-        desk.promote(desk.add(2))
-        with anyio.fail_after(5):
-            for proxy in proxies:
-                await is_served_by(proxy, "safe@2")
-        desk.registry.change(lambda c: changes.roll_back(c, "public", "test", "regressed"))
-        with anyio.fail_after(5):
-            for proxy in proxies:
-                await is_served_by(proxy, "safe@1")
-        desk.registry.change(lambda c: changes.switch(c, "public", is_off=True, actor="test", reason="incident"))
-        with anyio.fail_after(5):
-            for proxy in proxies:
-                await is_served_by(proxy, "base")
+        lost, served = [], 0
+        ending = anyio.Event()
+
+        async def ask_on(number: int) -> None:
+            nonlocal served
+            while not ending.is_set():
+                reply = await proxies[number % 2].chat(f"question {number}", model="public")
+                served += 1
+                if reply.status != 200 or not reply.is_complete:
+                    lost.append(reply)
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(6):
+                tasks.start_soon(ask_on, number)
+            desk.promote(desk.add(2))
+            with anyio.fail_after(5):
+                for proxy in proxies:
+                    await is_served_by(proxy, "safe@2")
+            desk.registry.change(lambda c: changes.roll_back(c, "public", "test", "regressed"))
+            with anyio.fail_after(5):
+                for proxy in proxies:
+                    await is_served_by(proxy, "safe@1")
+            desk.registry.change(lambda c: changes.switch(c, "public", is_off=True, actor="test", reason="incident"))
+            with anyio.fail_after(5):
+                for proxy in proxies:
+                    await is_served_by(proxy, "base")
+            await desk.until(lambda: desk.states()["safe@2"] == "retired")
+            ending.set()
+        assert (lost, served > 50) == ([], True)
+        assert desk.upstream.unloaded_under == set()
         assert desk.upstream.loads.count(("load", "safe@1")) == 1, "one proxy loads, the other finds it there"
 
 
