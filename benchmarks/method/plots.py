@@ -46,7 +46,8 @@ def _curves(curves: dict[str, Any], path: Path) -> Path:
     for name, points in curves["interventions"].items():
         _draw(axes[0], [point["x"] for point in points], points, name)
     axes[0].set_title("harmful reasoning after k interventions")
-    axes[0].legend()
+    if curves["interventions"]:
+        axes[0].legend()
     for place, name in zip(axes[1:], named, strict=True):
         for key, label, colour in _SHOWN:
             points = [(x, point[key]) for x, point in enumerate(curves[name]) if key in point]
