@@ -21,15 +21,18 @@ DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 OURS = ("steer-proxy", "steer-train")
 
 
-class _ComposeLoader(yaml.SafeLoader):
+class _ComposeLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml ships no types
     """Reads what Compose adds to YAML: !override and !reset, whose value stands as it is."""
 
 
-def _as_it_is(loader: yaml.SafeLoader, _tag: str, node: yaml.Node) -> Any:
-    plain = {yaml.ScalarNode: loader.construct_scalar, yaml.SequenceNode: loader.construct_sequence}
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    return plain[type(node)](node)  # type: ignore[arg-type]  # each for its own kind of node
+def _as_it_is(loader: Any, _tag: str, node: Any) -> Any:
+    match node:
+        case yaml.MappingNode():
+            return loader.construct_mapping(node, deep=True)
+        case yaml.SequenceNode():
+            return loader.construct_sequence(node, deep=True)
+        case _:
+            return loader.construct_scalar(node)
 
 
 _ComposeLoader.add_multi_constructor("!", _as_it_is)
