@@ -133,13 +133,7 @@ class Gate:
     async def _authenticate(self, shown: list[str], address: str) -> Key:
         if len(shown) != 1 or not shown[0]:
             raise _unauthorized("show one key: `Authorization: Bearer sk-steer-…`; the proxy's operator hands them out")
-        found = self._find(shown[0])
-        if found is None:
-            self._failures.check(address)
-            await self._directory.look_again()
-            found = self._find(shown[0])
-        if found is None and not self._directory.is_current:
-            raise _unavailable("keys can't be looked up at the moment, and yours is not among those known here")
+        found = await self._find(shown[0], address)
         if found is None or (state := found.state(now_us())) != "active":
             if self._failures.count(address):
                 logger.warning("too many wrong keys from %s: answered with 429 for now", address)
@@ -149,10 +143,22 @@ class Gate:
             raise _unavailable("keys can't be looked up, for longer than access.offline_s allows")
         return found
 
-    def _find(self, text: str) -> Key | None:
+    async def _find(self, text: str, address: str) -> Key | None:
+        """The key in the snapshot, or else in the database: a wrong secret and an unknown id take the same way."""
         key_id = keytext.id_of(text)
+        found = None if key_id is None else self._known(key_id, text)
+        if found is not None:
+            return found
+        self._failures.check(address)
         if key_id is None:
             return None
+        await self._directory.look_again()
+        found = self._known(key_id, text)
+        if found is None and not self._directory.is_current:
+            raise _unavailable("keys can't be looked up at the moment, and yours is not among those known here")
+        return found
+
+    def _known(self, key_id: str, text: str) -> Key | None:
         key = self._directory.snapshot.keys.get(key_id)
         return key if keytext.is_same(text, None if key is None else key.digest) else None
 
