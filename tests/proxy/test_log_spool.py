@@ -14,8 +14,9 @@ from sqlalchemy import create_engine
 from proxy.log import InterventionLog
 from proxy.log import store as store_module
 from proxy.log.connect import open_engine, parse_url
-from proxy.log.entries import dump, insert_of
+from proxy.log.entries import complete_of, dump, insert_of
 from proxy.log.errors import LogReadOnly, SpoolFailed
+from proxy.log.replay import adopt, attempts
 from proxy.log.spool import Spool, SpoolPlace
 from proxy.log.store import LogOptions
 from proxy.log.texts import PLAIN
@@ -104,24 +105,46 @@ async def test_what_a_dead_process_left_in_its_spool_is_replayed_by_the_next_onc
     assert list(place.folder.iterdir()) == []
 
 
-async def test_a_file_that_outlives_its_replay_brings_nothing_back(log_url: str, place: SpoolPlace) -> None:
+class Killed(BaseException):
+    """What stands for a SIGKILL."""
+
+
+async def test_a_process_killed_between_replay_and_deletion_brings_nothing_back(
+    log_url: str, place: SpoolPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with InterventionLog.open(log_url):
         pass
     spool = Spool.make(place)
     spool.append(dump(insert_of(record(id="gone"), None, PLAIN)))
-    content = spool.path.read_bytes()
     spool.close(delete=False)
-    async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
-        assert (await log.get("gone")).outcome == "open"
-        engine = open_engine(parse_url(log_url), writes=True)
-        with engine.begin() as connection:
-            # Killed between the commit and the deletion: the database still knows how far it came.
-            connection.exec_driver_sql(f"insert into spools values ('{spool.spool_id}', {len(content)})")
-            connection.exec_driver_sql("delete from interventions")
-        engine.dispose()
-    spool.path.write_bytes(content)
+    engine = open_engine(parse_url(log_url), writes=True)
+    held: list[Spool] = []
+
+    def die(found: Spool, _end: int) -> bool:
+        held.append(found)
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Spool, "replayed", die)
+        with pytest.raises(Killed):
+            adopt(place, attempts(engine))
+    held[0].close(delete=False)
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("delete from interventions").rowcount == 1  # a purge, meanwhile
+    engine.dispose()
     async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
         assert (await log.list()).items == []
+    assert list(place.folder.iterdir()) == []
+
+
+async def test_a_completion_that_stands_before_its_insert_is_not_lost(log_url: str, place: SpoolPlace) -> None:
+    spool, made = Spool.make(place), record()
+    spool.append(dump(complete_of(made.id, completion(), PLAIN)))
+    spool.append(dump(insert_of(made, None, PLAIN)))
+    spool.close(delete=False)
+    async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
+        assert await log.get(made.id) == made.completed(completion())
+    assert list(place.folder.iterdir()) == []
 
 
 async def test_a_full_spool_is_an_error_that_says_so_and_loses_nothing(log_url: str, tmp_path: Path) -> None:
