@@ -17,7 +17,6 @@ from proxy.access.tenants import make_rules
 from proxy.log import Filters, LogReader
 from proxy.settings import Settings
 from tests.e2e.harness import CUE, RunningProxy, running_proxy
-from tests.e2e.test_process import Serve, serve, upstream  # noqa: F401 - fixtures
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_chat
 
 HALTING = Trace(f"\nOkay. {CUE} here. More.\n", "\n\nBad.")
