@@ -37,7 +37,7 @@ def run_harness(config: EvaluationConfig, out: Path) -> dict[str, Any]:
         shutil.rmtree(out / _FOLDER, ignore_errors=True)
         _run(command, config.lm_eval, _key(config), out)
         found = _newest(out / _FOLDER)
-        kept = ("results", "n-samples", "versions", "n-shot", "higher_is_better", "lm_eval_version", "git_hash")
+        kept = ("results", "n-samples", "versions", "n-shot", "higher_is_better", "lm_eval_version")
         write_json(done, {"command": command, **{name: found[name] for name in kept if name in found}})
     made: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
     return made
@@ -91,6 +91,7 @@ def _arguments(config: EvaluationConfig, asked: HarnessConfig, folder: Path) -> 
         "model": model.adapter or model.served_name or model.name,
         "base_url": f"{url}/v1/{path}",
         "num_concurrent": asked.concurrency,
+        "seed": config.seed,
         "max_retries": config.engine.served.retries,
         "timeout": int(config.engine.served.timeout_s),
         **({} if asked.chat else {"tokenizer": model.tokenizer or model.name, "tokenized_requests": False}),
