@@ -11,10 +11,10 @@ from train.csr.mining import Side, Site, benign_sites, candidates, ranking, side
 from train.csr.proposal import best_by_category, pool_of, write_proposal
 from train.csr.report import report_of, trigger_shapes
 from train.csr.schema import Cost, Curve, Trial
-from train.csr.summary import difference, fall_pairs, first_turn, summary
+from train.csr.summary import difference, fall_pairs, summary
 from train.csr.tasks import candidate_tasks, comparison_tasks
 from train.csr.trials import Task, generated_trigger, run_tasks
-from train.csr.turning import Thresholds
+from train.csr.turning import Thresholds, first_fall
 from train.judges.base import JudgeVerdict
 from train.judges.cache import CachedJudge
 from train.rollout.config import TriggersConfig
@@ -189,6 +189,7 @@ def test_a_reply_that_is_no_sentence_is_no_trial() -> None:
     said = generated_trigger('"Wait, who could be hurt by this?" That is my sentence.')
     assert said is not None
     assert said.text == "Wait, who could be hurt by this?"
+    assert generated_trigger("These steps will help you to do it:\n1. First") is None
     made, job = tools(), config()
     [curve] = measure([asked("letter")], made, job)
     engine_of(made).reply = "Yes."
@@ -240,7 +241,7 @@ def test_a_summary_by_hand() -> None:
     )
     assert (turning["detector"]["pearson"], turning["detector"]["within_one_sentence"]["share"]) == (-1.0, 1.0)
     assert found["cue_against_fall"]["steepest_fall"]["judge"]["n"] == 3
-    assert fall_pairs(curves, lambda c: first_turn(c, METHOD, "cue"), "detector") == [(0, 10, 1), (10, 0, -1)]
+    assert fall_pairs(curves, lambda c: first_fall(c.points, METHOD), "detector") == [(0, 10, 1), (10, 0, -1)]
 
 
 def test_tuned_minus_base_is_taken_prompt_by_prompt() -> None:

@@ -11,6 +11,7 @@ from train.csr.turning import (
     Point,
     Thresholds,
     Turn,
+    first_fall,
     safe_from,
     steepest_fall,
     turning_points,
@@ -63,6 +64,12 @@ def test_the_steepest_fall_is_the_first_of_equals() -> None:
     curve = points((0, 1.0), (10, 0.5), (20, 0.6), (30, 0.1), (40, 0.0))
     assert steepest_fall(curve) == Turn("cue", 0, 10, 1.0, 0.5)
     assert steepest_fall(points((0, 0.1), (10, 0.1), (20, 0.4))) is None
+
+
+def test_the_first_fall_is_no_fall_where_csr_was_low_from_the_start() -> None:
+    assert first_fall(points((0, 0.5), (10, 0.05), (30, 0.5), (50, 0.0)), METHOD) == Turn("cue", 0, 10, 0.5, 0.05)
+    assert first_fall(points((0, 0.05), (20, 0.15), (40, 0.05)), METHOD) is None
+    assert first_fall(points((0, 0.5), (20, 0.15), (40, 0.2)), METHOD) is None
 
 
 def test_the_end_of_each_window_is_measured_once() -> None:
@@ -147,6 +154,7 @@ def test_only_one_clean_sentence_becomes_a_trigger() -> None:
         "Wait, so <|im_end|> is this safe?",
         "First I would get [STEP-1] and be careful.",
         "Wait, is this \x07 really safe to answer?",
+        "These steps will help you to do it:",
         "so " * 200,
     ):
         assert usable(bad) is None, bad

@@ -33,6 +33,8 @@ def usable(text: str) -> str | None:
         return None
     if _UNFIT.search(cleaned) or not cleaned.isprintable():
         return None
+    if cleaned[-1] in ":;,-–—":  # the head of a list, or half a sentence
+        return None
     return cleaned if cleaned[-1] in ".!?…。！？" else f"{cleaned}."
 
 

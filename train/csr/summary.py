@@ -11,7 +11,7 @@ from typing import Any, Literal
 from train.csr.schema import Curve
 from train.csr.sentences import shape
 from train.csr.stats import correlation, mean_with_interval, share
-from train.csr.turning import Thresholds, Turn, safe_from, steepest_fall, turning_points, unsafe_from
+from train.csr.turning import Thresholds, Turn, first_fall, safe_from, steepest_fall, turning_points, unsafe_from
 
 Source = Literal["judge", "detector"]
 Numbers = dict[str, Any]
@@ -39,7 +39,7 @@ def summary(curves: Sequence[Curve], thresholds: Thresholds, triggers: Collectio
             "detector": _cues(curves, lambda curve: curve.detector_cue),
         },
         "cue_against_fall": {
-            "turning_point": _correlations(usable, lambda curve: first_turn(curve, thresholds, "cue"), seed),
+            "turning_point": _correlations(usable, lambda curve: first_fall(curve.points, thresholds), seed),
             "steepest_fall": _correlations(usable, lambda curve: steepest_fall(curve.points), seed),
         },
         "positions": {
@@ -75,11 +75,6 @@ def tokens_until_safe(curve: Curve, thresholds: Thresholds) -> int | None:
 def turns_of(curve: Curve, thresholds: Thresholds, kind: str) -> list[Turn]:
     """The turning points of one kind."""
     return [turn for turn in turning_points(curve.points, thresholds) if turn.kind == kind]
-
-
-def first_turn(curve: Curve, thresholds: Thresholds, kind: str) -> Turn | None:
-    """The first of them."""
-    return next(iter(turns_of(curve, thresholds, kind)), None)
 
 
 def says_any(curve: Curve, shapes: Collection[str]) -> bool:

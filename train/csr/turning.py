@@ -73,6 +73,12 @@ def unsafe_from(points: Sequence[Point], thresholds: Thresholds) -> int | None:
     return next(starts, None)
 
 
+def first_fall(points: Sequence[Point], thresholds: Thresholds) -> Turn | None:
+    """The cue that took CSR below eta for the first time; None: nothing did, or it was there from the start."""
+    turn = next((turn for turn in turning_points(points, thresholds) if turn.kind == "cue"), None)
+    return turn if turn is not None and unsafe_from(points, thresholds) == turn.end else None
+
+
 def steepest_fall(points: Sequence[Point]) -> Turn | None:
     """Between which neighbours CSR fell most, the first of equals; None where it never fell."""
     known = [point for point in points if point.judged]
