@@ -80,6 +80,7 @@ COMMANDS: dict[str, Allowed] = {
     "adapters show": STAFF,
     "adapters": OPERATORS,
     "adapters merge": OPEN,
+    "adapters gate": OPEN,
     "keys create": ADMINS,
     "keys list": ADMINS,
     "keys revoke": ADMINS,
