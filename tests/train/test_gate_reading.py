@@ -1,11 +1,16 @@
 """The gate reads a report of `steer eval`: prompts are its witnesses, and what is missing is told."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from steer.cli import app
 from train.evaluation.report import EvaluationReport
-from train.gate.figures import Share
+from train.gate.figures import Limits, Share
+from train.gate.files import GateFileError, decide_files
 from train.gate.reading import UnreadableReport, figures_of
 
 
@@ -92,3 +97,22 @@ def test_nothing_counted_is_nothing_not_zero() -> None:
     figures = figures_of(report(harmful_answer=rate(None, 0), kl=None))
     assert figures.harmful_answers == Share(hits=0, n=0)
     assert figures.kl_off_cues is None
+
+
+def test_two_reports_are_asked_of_as_files(tmp_path: Path) -> None:
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before/report.json").write_text(report().model_dump_json())
+    (tmp_path / "after.json").write_text(report(harmful_answer=rate(0.0, 200)).model_dump_json())
+    (tmp_path / "limits.toml").write_text("min_harmful = 10\nmin_benign = 10\n")
+    asked = ["adapters", "gate", str(tmp_path / "before"), str(tmp_path / "after.json")]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 1
+    assert "FAIL  over_refusal: 100 were counted, 200 are needed" in refused.output
+    decision = json.loads(CliRunner().invoke(app, [*asked, "--limits", str(tmp_path / "limits.toml"), "--json"]).output)
+    assert "thin" not in {check["finding"] for check in decision["checks"]}
+    with pytest.raises(GateFileError, match="is the report of other weights"):
+        decide_files(tmp_path / "before", tmp_path / "after.json", Limits(), "another")
+    (tmp_path / "limits.toml").write_text("max_harm = 1\n")
+    wrong = CliRunner().invoke(app, [*asked, "--limits", str(tmp_path / "limits.toml")])
+    assert (wrong.exit_code, "max_harm" in wrong.stderr) == (2, True)
+    assert CliRunner().invoke(app, [*asked[:3], str(tmp_path / "nowhere")]).exit_code == 2

@@ -31,11 +31,10 @@ from train.bake.folders import BakeFolder
 from train.bake.ports import Publication, Service
 from train.bake.records import COLLECT, COMPLETE, RECORDS, complete_all
 from train.bake.toml import dump_toml
-from train.evaluation.report import read_report
 from train.evaluation.run import run as run_evaluation
-from train.gate.decide import Decision, decide
+from train.gate.decide import Decision
+from train.gate.files import GateFileError, decide_files
 from train.gate.plot import plot_decision
-from train.gate.reading import UnreadableReport, figures_of
 from train.ipo.errors import IpoError
 from train.ipo.outputs import file_digest, read_json, write_json
 from train.ipo.publish import MANIFEST
@@ -239,13 +238,11 @@ def _generating(bake: Bake, folder: Path | None, sha256: str | None, champion: s
 
 
 def gate(bake: Bake, out: Path) -> Done:
-    done = bake.folder.done(EVALUATE)
-    assert done is not None, "stages run in order"
+    incumbent, candidate = (bake.folder.stage(EVALUATE) / side / "report.json" for side in _SIDES)
     try:
-        incumbent, candidate = (figures_of(read_report(Path(done["files"][side]["path"]))) for side in _SIDES)
-    except UnreadableReport as error:
+        decision = decide_files(incumbent, candidate, bake.config.gate, str(bake.result(CHECK)["sha256"]))
+    except GateFileError as error:
         raise BakeError(f"{GATE}: {error}") from error
-    decision = decide(incumbent, candidate, bake.config.gate)
     write_json(out / "gate.json", decision.model_dump(mode="json"))
     plot_decision(decision, out / "gate.png")
     return Done({"gate.json": out / "gate.json"}, {"promotes": decision.promotes, "reasons": decision.reasons})
