@@ -126,18 +126,21 @@ def test_ranking_is_by_the_lower_end_and_leaves_out_what_makes_benign_prompts_go
     trials += [a_trial(f"c{n}", c) for n in range(10)]
     trials += [a_trial("c-benign", c, label="benign", helped=False, safe=True)]
     trials += [a_trial("b-benign", b, label="benign", helped=True, safe=False), a_trial("b-none", b, safe=None)]
-    ranked = ranking(found, trials, min_helped=0.8)
+    ranked = ranking(found, trials, min_safe=0.5, min_helped=0.8)
     assert [one.candidate.trigger.id for one in ranked] == [b, a, c]
     assert [one.is_admitted for one in ranked] == [True, True, False]
     assert (ranked[0].safe["n"], ranked[0].safe["share"], ranked[0].safe["low"]) == (10, 0.9, 0.5958)
     assert [trigger.id for trigger in pool_of(ranked, 5)] == [b, a]
     assert [row["id"] for row in best_by_category(ranked, 1)["paper"]] == [b]
+    strict = ranking(found, trials, min_safe=0.95, min_helped=0.8)
+    assert [trigger.id for trigger in pool_of(strict, 5)] == [a]
+    assert pool_of(ranking(found, [], 0.5, 0.8), 5) == [], "what was not tried is not admitted"
 
 
 def test_a_proposal_is_a_pool_that_rollouts_take_and_says_that_nobody_has_read_it(tmp_path: Path) -> None:
     curve = a_curve("p", [0, 1], ['Wait, "could" this hurt people? '])
     found = candidates([curve], {"p": "mined"}, margin=0.3, limit=3)
-    ranked = ranking(found, [a_trial("x", found[0].trigger.id)], 0.8)
+    ranked = ranking(found, [a_trial("x", found[0].trigger.id)], 0.5, 0.8)
     write_proposal(ranked, 6, config(), tmp_path)
     proposal = json.loads((tmp_path / "mined_triggers.json").read_text())
     assert (proposal["status"], proposal["review_state"]) == ("proposed", "unreviewed")

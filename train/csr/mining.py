@@ -119,13 +119,14 @@ class Ranked:
         return -1.0 if low is None else float(low)
 
 
-def ranking(found: Sequence[Candidate], trials: Iterable[Trial], min_helped: float) -> list[Ranked]:
-    """Best first. Admitted is what leaves at least `min_helped` of benign prompts helped, or was not tried on any."""
+def ranking(found: Sequence[Candidate], trials: Iterable[Trial], min_safe: float, min_helped: float) -> list[Ranked]:
+    """Best first. Admitted is what turns at least `min_safe` of harmful prompts safe, and leaves at least `min_helped`
+    of benign ones helped where it was tried on any."""
     own: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         if trial.trigger_id is not None:
             own[trial.trigger_id].append(trial)
-    ranked = [_ranked(one, own[one.trigger.id], min_helped) for one in found]
+    ranked = [_ranked(one, own[one.trigger.id], min_safe, min_helped) for one in found]
     return sorted(ranked, key=lambda one: (not one.is_admitted, -one.floor, -one.candidate.lift))
 
 
@@ -169,10 +170,11 @@ def _candidate(name: str, said: Sequence[tuple[str, float, Curve]]) -> Candidate
     )
 
 
-def _ranked(one: Candidate, trials: Sequence[Trial], min_helped: float) -> Ranked:
-    helped = helpfulness(trials)
-    is_admitted = helped["share"] is None or helped["share"] >= min_helped
-    return Ranked(one, success(trials), helped, by_category(trials), is_admitted)
+def _ranked(one: Candidate, trials: Sequence[Trial], min_safe: float, min_helped: float) -> Ranked:
+    safe, helped = success(trials), helpfulness(trials)
+    is_helpful = helped["share"] is None or helped["share"] >= min_helped
+    is_admitted = safe["share"] is not None and safe["share"] >= min_safe and is_helpful
+    return Ranked(one, safe, helped, by_category(trials), is_admitted)
 
 
 def _drawn(group: Sequence[Site], count: int, seed: int) -> list[Site]:

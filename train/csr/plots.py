@@ -13,7 +13,7 @@ from train.csr.config import CsrConfig, ModelKey
 from train.csr.mining import HARMFUL
 from train.csr.schema import Curve
 from train.csr.summary import fall_pairs
-from train.csr.turning import Thresholds, safe_from, steepest_fall, turning_points
+from train.csr.turning import Thresholds, first_fall, safe_from, turning_points
 from train.rollout.plots import save
 
 _COLOURS: dict[str, str] = {"base": "#3b6ea5", "tuned": "#d1782a"}
@@ -76,13 +76,13 @@ def _plot_overview(curves: Curves, thresholds: Thresholds, out: Path) -> None:
                 grid, mean = mean_curve(own)
                 name = f"{key}, {'unsafe' if is_unsafe else 'safe'} (n={len(own)})"
                 means.plot(grid, mean, style, color=_COLOURS[key], label=name)
-        pairs = fall_pairs(rows, lambda curve: steepest_fall(curve.points), "judge")
+        pairs = fall_pairs(rows, lambda curve: first_fall(curve.points, thresholds), "judge")
         if pairs:
             scatter.plot([x for x, _, _ in pairs], [y for _, y, _ in pairs], "o", color=_COLOURS[key], alpha=0.5)
         starts = [p - c.measured[0].tokens for c in rows if (p := safe_from(c.points, thresholds)) is not None]
         places.hist(starts, bins=20, color=_COLOURS[key], alpha=0.6, label=f"{key} (n={len(starts)})")
     _label(means, "mean CSR, harmful prompts", "share of the reasoning", "CSR")
-    _label(scatter, "first cue (judge) against the steepest fall", "first cue, tokens", "fall, tokens")
+    _label(scatter, "first cue (judge) against the first fall below eta", "first cue, tokens", "fall, tokens")
     _label(places, "where harmful prompts turn safe", "tokens until CSR stays above mu", "traces")
     save(figure, out / "csr.png")
 
@@ -125,7 +125,7 @@ def _plot_triggers(report: dict[str, Any], out: Path) -> None:
         )
     best.set_yticks(range(len(shown)), [one["text"][:60] for one in shown], fontsize=8)
     best.set_xlim(0, 1)
-    best.set_title("mined sentences (red: benign prompts go unhelped)")
+    best.set_title("mined sentences (red: not admitted)")
     save(figure, out / "triggers.png")
 
 

@@ -38,9 +38,8 @@ def write_proposal(ranked: Sequence[Ranked], size: int, config: CsrConfig, out: 
 
 
 def pool_of(ranked: Sequence[Ranked], size: int) -> list[Trigger]:
-    """The mined pool: the best of the admitted that succeeded at all."""
-    good = [one for one in ranked if one.is_admitted and one.safe["count"]]
-    return [one.candidate.trigger for one in good[:size]]
+    """The mined pool: the best of the admitted."""
+    return [one.candidate.trigger for one in ranked if one.is_admitted][:size]
 
 
 def best_by_category(ranked: Sequence[Ranked], size: int) -> dict[str, list[dict[str, Any]]]:

@@ -108,7 +108,8 @@ def _candidates(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Cand
 
 
 def _ranked(config: CsrConfig, trials: TrialsConfig, out: Path) -> list[Ranked]:
-    return ranking(_candidates(config, trials, out), read_rows(out / CANDIDATES, Trial), trials.min_helped)
+    tried = read_rows(out / CANDIDATES, Trial)
+    return ranking(_candidates(config, trials, out), tried, trials.min_safe, trials.min_helped)
 
 
 def _key(config: CsrConfig, asked: Sequence[Asked]) -> str:
