@@ -1,7 +1,7 @@
 """Keys and tenants in the database: what commands do to them, and what processes read of them. Blocking.
 
 Every change counts `access_version` up in its own transaction, so that a process sees by one small read that there is
-something new.
+something new, and adds its entry to the audit trail.
 """
 
 import json
@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Engine, select
 
 from proxy.access import keytext
 from proxy.access.errors import TenantExists, UnknownKey, UnknownTenant
-from proxy.access.identity import DEFAULT_TENANT
+from proxy.access.identity import DEFAULT_TENANT, LOCAL, Identity
 from proxy.access.model import DEFAULT, Key, Quota, Tenant
 from proxy.access.roles import Role
 from proxy.access.tables import access_version, keys, tenants
+from proxy.access.trail import note_key, note_tenant
 from proxy.log import migrate
 from proxy.log.connect import open_engine, parse_url, prepare_file
 from proxy.log.failures import translated
@@ -108,7 +109,7 @@ class AccessStore:
         name: str = "",
         lifetime_us: int | None = None,
         quota: Quota = Quota(),  # noqa: B008 - frozen
-        created_by: str = "local",
+        by: Identity = LOCAL,
     ) -> Issued:
         """A new key. `lifetime_us` None: it does not expire. Raises UnknownTenant."""
         created_us = now_us()
@@ -118,24 +119,28 @@ class AccessStore:
             _check_tenant(connection, tenant)
             drawn = keytext.draw()
             key = Key(
-                drawn.id, tenant, role, name, drawn.digest, created_us, created_by, expires_us=expires_us, quota=quota
+                drawn.id, tenant, role, name, drawn.digest, created_us, by.actor, expires_us=expires_us, quota=quota
             )
             _insert_key(connection, key)
+            note_key(connection, by, "create", key)
             return Issued(key, drawn.text)
 
         return self._write(issue)
 
-    def revoke_key(self, key_id: str) -> Key:
+    def revoke_key(self, key_id: str, *, by: Identity = LOCAL) -> Key:
         """Ends a key for good; one that has been revoked stays as it is. Raises UnknownKey."""
 
         def revoke(connection: Connection) -> Key:
             still = (keys.c.id == key_id) & keys.c.revoked_us.is_(None)
-            connection.execute(keys.update().where(still).values(revoked_us=now_us()))
-            return _key(connection, key_id)
+            is_news = connection.execute(keys.update().where(still).values(revoked_us=now_us())).rowcount
+            key = _key(connection, key_id)
+            if is_news:
+                note_key(connection, by, "revoke", key)
+            return key
 
         return self._write(revoke)
 
-    def rotate_key(self, key_id: str, *, overlap_us: int, created_by: str = "local") -> Issued:
+    def rotate_key(self, key_id: str, *, overlap_us: int, by: Identity = LOCAL) -> Issued:
         """A successor with the same rights; the old key goes on for `overlap_us`, then expires.
 
         A lifetime is passed on: the successor expires as long after its birth as the old key did. Raises UnknownKey,
@@ -156,7 +161,7 @@ class AccessStore:
                 old.name,
                 drawn.digest,
                 moment_us,
-                created_by,
+                by.actor,
                 expires_us=None if lifetime_us is None else moment_us + lifetime_us,
                 rotated_from=old.id,
                 quota=old.quota,
@@ -164,6 +169,7 @@ class AccessStore:
             _insert_key(connection, key)
             ends_us = min(moment_us + overlap_us, old.expires_us or moment_us + overlap_us)
             connection.execute(keys.update().where(keys.c.id == old.id).values(expires_us=ends_us))
+            note_key(connection, by, "rotate", key, succeeds=old.id, old_expires_us=ends_us)
             return Issued(key, drawn.text)
 
         return self._write(rotate)
@@ -177,20 +183,23 @@ class AccessStore:
 
     # -- tenants ------------------------------------------------------------------------------------------------------
 
-    def create_tenant(self, tenant: Tenant) -> None:
+    def create_tenant(self, tenant: Tenant, *, by: Identity = LOCAL) -> None:
         """A new tenant. Raises TenantExists."""
 
         def create(connection: Connection) -> None:
             if not insert_once(connection, tenants, _tenant_row(tenant) | {"created_us": now_us()}):
                 raise TenantExists(f"there is a tenant {tenant.name} already: change it with `steer tenants set`")
+            note_tenant(connection, by, "create", tenant)
 
         self._write(create)
 
-    def set_tenant(self, tenant: Tenant) -> None:
+    def set_tenant(self, tenant: Tenant, *, by: Identity = LOCAL) -> None:
         """Everything about a tenant anew. Raises UnknownTenant."""
 
         def change(connection: Connection) -> None:
             _check_tenant(connection, tenant.name)
+            row = connection.execute(select(tenants).where(tenants.c.name == tenant.name)).mappings().one()
+            note_tenant(connection, by, "set", tenant, before=Tenant.of(dict(row)))
             connection.execute(tenants.update().where(tenants.c.name == tenant.name).values(**_tenant_row(tenant)))
 
         self._write(change)

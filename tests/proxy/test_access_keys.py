@@ -9,13 +9,16 @@ from sqlalchemy import create_engine
 
 from proxy.access import keytext
 from proxy.access.errors import TenantExists, UnknownKey, UnknownTenant
+from proxy.access.identity import Identity
 from proxy.access.model import Key, Quota, Tenant
 from proxy.access.roles import Role
 from proxy.access.store import AccessStore
 from proxy.log.connect import parse_url
 from proxy.log.rows import now_us
+from proxy.review.audit import read_entries
 
 HOUR_US = 3_600_000_000
+BOSS = Identity("default", Role.ADMIN, "boss")
 
 
 @pytest.fixture
@@ -65,11 +68,11 @@ def test_a_key_comes_back_as_it_was_made(store: AccessStore) -> None:
     quota = Quota(60, 1000, 2)
     store.create_tenant(Tenant("acme"))
     made = store.create_key(
-        role=Role.REVIEWER, tenant="acme", name="Ann", lifetime_us=HOUR_US, quota=quota, created_by="key:abc"
+        role=Role.REVIEWER, tenant="acme", name="Ann", lifetime_us=HOUR_US, quota=quota, by=BOSS
     ).key
     assert stored(store, made.id) == made
     assert (made.tenant, made.role, made.name, made.created_by, made.quota) == (
-        "acme", Role.REVIEWER, "Ann", "key:abc", quota
+        "acme", Role.REVIEWER, "Ann", "key:boss", quota
     )  # fmt: skip
     assert made.expires_us == made.created_us + HOUR_US
     assert made.state(made.created_us + HOUR_US - 1) == "active"
@@ -87,7 +90,7 @@ def test_a_revoked_key_stays_revoked_since_the_first_time(store: AccessStore) ->
 
 def test_a_rotated_key_passes_its_rights_on_and_ends_after_the_overlap(store: AccessStore) -> None:
     old = store.create_key(role=Role.OPERATOR, name="ops", lifetime_us=30 * HOUR_US, quota=Quota(5)).key
-    new = store.rotate_key(old.id, overlap_us=HOUR_US, created_by="key:boss").key
+    new = store.rotate_key(old.id, overlap_us=HOUR_US, by=BOSS).key
     assert (new.tenant, new.role, new.name, new.quota) == (old.tenant, old.role, old.name, old.quota)
     assert (new.rotated_from, new.created_by) == (old.id, "key:boss")
     assert new.expires_us == new.created_us + 30 * HOUR_US
@@ -133,3 +136,36 @@ def test_only_changes_of_keys_and_tenants_are_news(store: AccessStore) -> None:
     with pytest.raises(UnknownKey):
         store.revoke_key("nobody")
     assert store.content(content.version) is None
+
+
+def test_the_trail_tells_who_changed_what_and_repeats_no_secret_and_no_wording(
+    store: AccessStore, log_url: str
+) -> None:
+    issued = store.create_key(role=Role.CLIENT, lifetime_us=HOUR_US, quota=Quota(5), by=BOSS)
+    successor = store.rotate_key(issued.key.id, overlap_us=0, by=BOSS)
+    for _ in range(2):
+        store.revoke_key(successor.key.id, by=BOSS)
+    store.create_tenant(Tenant("acme", {"mode": "tap"}))
+    store.set_tenant(Tenant("acme", {"refusal": "Not on my watch."}, may_train=False), by=BOSS)
+    with pytest.raises(TenantExists):
+        store.create_tenant(Tenant("acme"))
+    engine = create_engine(parse_url(log_url))
+    with engine.connect() as connection:
+        entries = read_entries(connection)[::-1]
+    engine.dispose()
+    assert [(entry.actor, entry.action, entry.subject) for entry in entries] == [
+        ("key:boss", "key.create", issued.key.id),
+        ("key:boss", "key.rotate", successor.key.id),
+        ("key:boss", "key.revoke", successor.key.id),
+        ("local", "tenant.create", "acme"),
+        ("key:boss", "tenant.set", "acme"),
+    ]
+    assert entries[1].after is not None
+    assert entries[1].after["succeeds"] == issued.key.id
+    before, after = entries[-1].before, entries[-1].after
+    assert before is not None
+    assert after is not None
+    assert (before["policy.mode"], before["may_train"]) == ("tap", True)
+    assert (after["policy.refusal"], after["may_train"]) == ("its own", False)
+    for secret in (issued.text, successor.text, issued.key.digest, "watch"):
+        assert secret not in str(entries)
