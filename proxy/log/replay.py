@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, select
 
 from proxy.log.entries import Complete, Entry, apply, dump
-from proxy.log.errors import LogError, RecordRejected, UnknownIntervention
+from proxy.log.errors import LogError, LogUnavailable, RecordRejected, UnknownIntervention
 from proxy.log.failures import translated
 from proxy.log.spool import Chunk, Spool, SpoolPlace
 from proxy.log.sql import insert_or_update
@@ -23,6 +23,13 @@ Attempt = Callable[[Sequence[Write]], LogError | None]
 
 def replay(spool: Spool, attempt: Attempt) -> LogError | None:
     """Everything that waits in a file. Returns why it stopped; None where all is in the database."""
+    try:
+        return _replay(spool, attempt)
+    except OSError as error:
+        return _unreadable(spool.path, error)
+
+
+def _replay(spool: Spool, attempt: Attempt) -> LogError | None:
     position: list[int] = []
     if error := attempt([lambda connection: position.append(_position(connection, spool.spool_id))]):
         return error
@@ -44,8 +51,12 @@ def adopt(place: SpoolPlace, attempt: Attempt) -> LogError | None:
     """Replay what dead processes left behind, and delete their files."""
     for spool in Spool.abandoned(place):
         error = replay(spool, attempt) if spool.has_entries else None
-        spool.close(delete=error is None)
+        try:
+            spool.close(delete=error is None)
+        except OSError as failure:
+            error = error or _unreadable(spool.path, failure)
         if error is not None:
+            logger.error("%s", error)
             return error
     return None
 
@@ -63,6 +74,12 @@ def attempts(engine: Engine) -> Attempt:
         return None
 
     return attempt
+
+
+def _unreadable(path: Path, error: OSError) -> LogError:
+    return LogUnavailable(
+        f"the spool {path} can't be read or emptied ({error.strerror}): see to its disk and its rights"
+    )
 
 
 def _apply(spool: Spool, chunk: Chunk, attempt: Attempt) -> LogError | None:

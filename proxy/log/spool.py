@@ -156,9 +156,11 @@ class Spool:
 
     def close(self, *, delete: bool) -> None:
         """Give the lock back; `delete` where nothing is left in the file."""
-        if delete:
-            self.path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        try:
+            if delete:
+                self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self._descriptor)
 
     def _write_waiting(self) -> None:
         with self._changing:

@@ -15,16 +15,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import anyio.to_thread
 from sqlalchemy import Connection, Engine
 
-from proxy.log.entries import Entry, apply, dump
+from proxy.log.entries import Entry, dump
 from proxy.log.errors import LogClosed, LogError, LogOverloaded, LogUnavailable, RecordRejected, UnknownIntervention
 from proxy.log.failures import describe, translated
 from proxy.log.replay import adopt, replay
 from proxy.log.spool import Spool, SpoolPlace
+from proxy.log.tickets import Ticket, tell
 
 logger = logging.getLogger("steer.log")
 
@@ -32,24 +32,6 @@ logger = logging.getLogger("steer.log")
 MAX_BATCH = 256
 # How often a database that is down is tried again.
 RETRY_S = 1.0
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    make: Callable[[], Entry]
-    loop: asyncio.AbstractEventLoop | None  # None: nobody waits
-    done: asyncio.Future[None] | None
-    _entry: Entry | None = field(default=None)
-
-    @property
-    def entry(self) -> Entry:
-        """Made in the thread that writes it, once: redaction and encryption take their time."""
-        if self._entry is None:
-            self._entry = self.make()
-        return self._entry
-
-    def write(self, connection: Connection) -> None:
-        apply(connection, self.entry)
 
 
 class Writer:
@@ -75,7 +57,7 @@ class Writer:
         self._spool = None if spool is None else spool[0]
         self._place = None if spool is None else spool[1]
         self._retry_at = 0.0
-        self._pending: list[_Ticket] = []
+        self._pending: list[Ticket] = []
         self._is_closing = False
         self._has_chores = False
         self._changed = threading.Condition()
@@ -90,7 +72,7 @@ class Writer:
         """Queue a write and wait until it is on disk. Raises LogError; on a time-out it may still be written."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        ticket = _Ticket(make, loop, done)
+        ticket = Ticket(make, loop, done)
         if not self._queue(ticket):
             await self._divert(ticket)
             return
@@ -111,11 +93,11 @@ class Writer:
         with self._changed:
             if self._is_closing or len(self._pending) >= self._max_pending:
                 return False
-            self._pending.append(_Ticket(make, None, None))
+            self._pending.append(Ticket(make, None, None))
             self._changed.notify()
             return True
 
-    def _queue(self, ticket: _Ticket) -> bool:
+    def _queue(self, ticket: Ticket) -> bool:
         """Queue for the database; False where the write is to go to the spool."""
         with self._changed:
             if self._is_closing:
@@ -132,7 +114,7 @@ class Writer:
             self._changed.notify()
             return True
 
-    async def _divert(self, ticket: _Ticket) -> None:
+    async def _divert(self, ticket: Ticket) -> None:
         """Into the spool. Where the write is under way as well, the second of the two will do nothing."""
         spool = self._spool
         assert spool is not None, "asked by the caller"
@@ -175,7 +157,7 @@ class Writer:
         assert self._chore is not None, "asked by the caller"
         self._has_chores = self._chore(connection)
 
-    def _take(self, next_beat: float) -> tuple[list[_Ticket], bool]:
+    def _take(self, next_beat: float) -> tuple[list[Ticket], bool]:
         with self._changed:
             if not self._pending and not self._is_closing and not self._has_chores:
                 due = next_beat
@@ -194,46 +176,46 @@ class Writer:
         if replay(self._spool, self._attempt) is not None:
             self._retry_at = time.monotonic() + RETRY_S
 
-    def _commit(self, batch: list[_Ticket]) -> None:
+    def _commit(self, batch: list[Ticket]) -> None:
         if self._spool is not None and self._spool.has_entries:  # what was queued before must not overtake it
             self._keep(batch)
             return
         error = self._attempt([ticket.write for ticket in batch])
         if error is None:
-            _tell(batch, None)
+            tell(batch, None)
         elif not _is_one_writes_fault(error):
             self._fail(batch, error)
         elif len(batch) == 1:
-            _tell(batch, error)
+            tell(batch, error)
         else:
             for ticket in batch:  # one of them is at fault: let it fail alone
                 self._commit([ticket])
 
-    def _fail(self, batch: Sequence[_Ticket], error: LogError) -> None:
+    def _fail(self, batch: Sequence[Ticket], error: LogError) -> None:
         if self._spool is None:
-            _tell(batch, error)
+            tell(batch, error)
             return
         self._retry_at = time.monotonic() + RETRY_S
         self._keep(batch)
 
-    def _keep(self, batch: Sequence[_Ticket]) -> None:
+    def _keep(self, batch: Sequence[Ticket]) -> None:
         """Into the spool, from this thread."""
         assert self._spool is not None, "asked by the caller"
         lines: list[bytes] = []
-        kept: list[_Ticket] = []
+        kept: list[Ticket] = []
         for ticket in batch:
             try:
                 lines.append(dump(ticket.entry))
             except Exception as error:  # noqa: BLE001 - as in _transact
-                _tell([ticket], _bug(self._name, error))
+                tell([ticket], _bug(self._name, error))
             else:
                 kept.append(ticket)
         try:
             self._spool.append(*lines)
         except LogError as error:
-            _tell(kept, error)
+            tell(kept, error)
         else:
-            _tell(kept, None)
+            tell(kept, None)
 
     def _attempt(self, writes: Sequence[Callable[[Connection], None]]) -> LogError | None:
         """Run the writes in one transaction, again where the connection broke. Returns what is still wrong then."""
@@ -264,26 +246,3 @@ def _is_one_writes_fault(error: LogError) -> bool:
 
 def _bug(name: str, error: Exception) -> RecordRejected:
     return RecordRejected(f"{name}: a write failed ({type(error).__name__}); please report this as a bug")
-
-
-def _tell(batch: Sequence[_Ticket], error: LogError | None) -> None:
-    """Wake the callers, each in its own loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
-    for ticket in batch:
-        if ticket.loop is not None and ticket.done is not None:
-            by_loop.setdefault(ticket.loop, []).append(ticket.done)
-    for loop, waiting in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_wake, waiting, error)
-        except RuntimeError:  # the loop has ended: nobody waits there any more
-            logger.debug("%d writes ended after their event loop", len(waiting))
-
-
-def _wake(waiting: Sequence[asyncio.Future[None]], error: LogError | None) -> None:
-    for done in waiting:
-        if done.done():  # cancelled or timed out
-            continue
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(type(error)(*error.args))  # one each: a raised exception carries its own traceback
