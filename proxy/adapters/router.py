@@ -78,9 +78,9 @@ class Router:
         self._loaded = loaded
 
     async def serve(self, request: ChatRequest, tenant: str, serve: Serve) -> None:
-        """Serve a request on its version; on the next best where the engine has lost that, before the first byte.
+        """Serve a request on its version; where that is lost, or is a candidate that fails, on the next best.
 
-        Raises RequestError for a version asked for by name, and what `serve` raises.
+        Raises RequestError for a version asked for by name, and what `serve` raises; nothing has been shown then.
         """
         model = str(request.body["model"])
         route = self._route(model)
@@ -89,20 +89,25 @@ class Router:
             return
         user = request.body.get("user")
         key = conversation_key(tenant, user if isinstance(user, str) else None, request.messages)
+        failed: frozenset[str] = frozenset()
         while True:
-            choice = choose(route, key, self._loaded)
-            named = (
-                request if choice.served == model else replace(request, body=request.body | {"model": choice.served})
-            )
+            choice = choose(route, key, self._loaded - failed)
+            body = request.body | {"model": choice.served}
+            named = request if choice.served == model else replace(request, body=body)
             try:
                 with self._in_use(route, choice, key) as routed:
                     await serve(named, routed)
                 return
-            except UpstreamStatusError as error:
-                if error.status != 404 or choice.adapter is None:
+            except UpstreamError as error:
+                if choice.adapter is None:
                     raise
-                logger.warning("the engine no longer knows %s: going on without it", choice.adapter)
-                self._loaded -= {choice.adapter}
+                if isinstance(error, UpstreamStatusError) and error.status == 404:
+                    logger.warning("the engine no longer knows %s: going on without it", choice.adapter)
+                    self._loaded -= {choice.adapter}
+                elif choice.is_candidate and _is_failure(error):
+                    failed |= {choice.adapter}  # counted against it; this client is not to suffer for it
+                else:
+                    raise
 
     def models(self, listed: bytes) -> bytes:
         """The engine's model list as clients may see it: aliases in, versions out; as it came where there are none."""
@@ -148,8 +153,7 @@ class Router:
         try:
             yield routed
         except UpstreamError as error:
-            is_counted = not isinstance(error, UpstreamStatusError) or error.status >= 500
-            failed = True
+            is_counted = failed = _is_failure(error)
             raise
         except RequestError:
             is_counted = False
@@ -179,6 +183,11 @@ class Router:
         sides[side] = Traffic(
             known.conversations + traffic.conversations, known.halted + traffic.halted, known.failed + traffic.failed
         )
+
+
+def _is_failure(error: UpstreamError) -> bool:
+    """Whether it is the engine's doing; a status below 500 is its answer to what the client asked."""
+    return not isinstance(error, UpstreamStatusError) or error.status >= 500
 
 
 def with_adapter(headers: list[tuple[bytes, bytes]], routed: Routed | None) -> list[tuple[bytes, bytes]]:

@@ -189,7 +189,10 @@ async def test_a_candidate_that_breaks_is_rolled_back_by_its_traffic(tmp_path: P
         asked = 0
         with anyio.fail_after(30):
             while desk.states()["safe@2"] == "canary":
-                await proxy.chat(f"question {asked}", model="public")
+                reply = await proxy.chat(f"question {asked}", model="public")
+                assert (reply.status, reply.is_complete) == (200, True), (
+                    "the champion answers where the candidate fails"
+                )
                 asked += 1
         [event] = [e for e in desk.registry.read(read_events) if e.action == "rolled back"]
         assert event.actor == "proxy"
