@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.errors import LogError
 from proxy.review.audit import Entry, read_entries
-from proxy.review.decisions import Saying
+from proxy.review.decisions import Rules, Saying, say
 from proxy.review.desk import actor_of
 from proxy.review.errors import StaleVersion, UnknownSubject, WrongDecision
 from proxy.review.resolve import Opinion, Resolution, agreement, resolve
@@ -115,6 +115,35 @@ async def test_of_two_who_decide_at_one_time_the_second_is_told_to_look_again(lo
         for who in (ANN, BEN, CLEO):
             tasks.start_soon(decide, who)
     assert sorted(outcomes) == ["stale", "stale", "written"]
+
+
+async def test_a_decision_waits_for_one_that_is_being_written_and_is_then_stale(log: Opened, log_url: str) -> None:
+    if not log_url.startswith("postgresql"):
+        pytest.skip("SQLite has one writer at a time")
+    await log.insert(record(id="i1"))
+    await log.decide(CLEO, "i1", "confirmed")  # so that a row of its own is there
+    outcomes: list[int] = []
+
+    async def decide() -> None:
+        try:
+            await log.desk.say(BEN, Saying("i1", 1, "false_halt"))
+        except StaleVersion as error:
+            outcomes.append(error.version)
+
+    waiting = text(
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+    )
+    engine = open_engine(parse_url(log_url), writes=True)
+    async with anyio.create_task_group() as tasks:
+        with engine.begin() as connection:
+            say(connection, actor_of(ANN), Saying("i1", 1, "confirmed"), Rules(log.desk.texts))
+            tasks.start_soon(decide)
+            with anyio.fail_after(10):
+                while not await log.desk.store.read(lambda other: other.execute(waiting).scalar_one()):  # noqa: ASYNC110 - no bell
+                    await anyio.sleep(0.02)
+    engine.dispose()
+    assert outcomes == [2]
+    assert await log.state("i1") == "confirmed"
 
 
 async def test_reviewers_who_disagree_leave_it_open_until_a_third_or_a_tie_break(log: Opened) -> None:

@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from proxy.access.model import Tenant
+from proxy.access.store import AccessStore
 from proxy.review.audit import Actor
 from proxy.review.errors import BadInput
 from proxy.review.queue import QueuePage
@@ -155,6 +157,19 @@ async def test_what_a_judge_finds_in_unhalted_traffic_is_listed_as_a_miss(log: O
     assert counts == {"unreviewed": 1, "clear": 1, "unjudged": 1}
     await judged(log, verdict("s-1", **safe))
     assert ids(await log.desk.queue(ANN)) == [], "a judge is taken at its last word"
+
+
+async def test_nothing_of_a_tenant_that_opted_out_leaves_for_a_judge_or_for_training(log: Opened, log_url: str) -> None:
+    with AccessStore.open(log_url) as store:
+        store.create_tenant(Tenant("acme", may_train=False))
+    await log.insert(record(id="i1", tenant="acme"), record(id="i2"))
+    await log.sample(sample("s-1", tenant="acme", state="confirmed"), sample("s-2", state="confirmed"))
+    for kind, left in (("sample", ["s-2"]), ("intervention", ["i2"])):
+        traces, _ = await log.desk.unjudged(ANN, kind, "judge-1")  # type: ignore[arg-type]  # of the two words
+        assert [trace.id for trace in traces] == left
+    keeper = log.desk.texts
+    records, _ = await log.desk.store.read(lambda c: confirmed_misses(c, keeper, after=None, limit=10))
+    assert [item.id for item in records] == ["s-2"]
 
 
 async def test_a_judge_does_not_move_what_reviewers_have_settled(log: Opened) -> None:
