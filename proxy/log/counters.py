@@ -15,6 +15,8 @@ from proxy.log.rows import microseconds, moment
 
 DAY_US = 86_400_000_000
 _FOLD_LOCK = 0x57EE2003  # any constant: the advisory lock that lets one process fold at a time
+# Deltas folded at a time: some tenths of a second, which whoever writes meanwhile waits.
+_FOLDED = 5000
 
 # The columns by one of which counts are kept, as a scope's name begins.
 _SCOPES = {
@@ -91,12 +93,16 @@ def text_bytes(connection: Connection) -> int:
     return whole_days(connection, Filters(), "*", split(Filters()))["bytes", ""]
 
 
-def fold(connection: Connection) -> None:
-    """PostgreSQL: add the deltas to the counts. Another process that does so at this moment is left to it."""
+def fold(connection: Connection) -> bool:
+    """PostgreSQL: add some deltas to the counts. True where there may be more.
+
+    Another process that does so at this moment is left to it.
+    """
     if connection.dialect.name != "postgresql":
-        return
-    if connection.execute(select(func.pg_try_advisory_xact_lock(_FOLD_LOCK))).scalar_one():
-        connection.execute(_FOLD)
+        return False
+    if not connection.execute(select(func.pg_try_advisory_xact_lock(_FOLD_LOCK))).scalar_one():
+        return False
+    return bool(connection.execute(_FOLD, {"some": _FOLDED}).scalar_one() >= _FOLDED)
 
 
 def _unfolded(source: str) -> str:
@@ -124,8 +130,10 @@ _SUM = {
     f"UNION ALL {_unfolded('daily_count_deltas')}) AS counted",
 }
 _FOLD = text(
-    "WITH moved AS (DELETE FROM daily_count_deltas RETURNING *) "
+    "WITH moved AS (DELETE FROM daily_count_deltas "
+    "WHERE ctid = ANY (ARRAY(SELECT ctid FROM daily_count_deltas LIMIT :some)) RETURNING *), folded AS ("
     "INSERT INTO daily_counts (scope, day, mode, kind, value, n) "
     f"SELECT scope, day, mode, kind, value, sum(n) FROM ({_unfolded('moved')}) AS changes GROUP BY 1, 2, 3, 4, 5 "
-    "ON CONFLICT (scope, day, mode, kind, value) DO UPDATE SET n = daily_counts.n + excluded.n"
+    "ON CONFLICT (scope, day, mode, kind, value) DO UPDATE SET n = daily_counts.n + excluded.n) "
+    "SELECT count(*) FROM moved"
 )

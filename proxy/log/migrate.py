@@ -7,7 +7,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, select, text
 
 from proxy.log.errors import SchemaTooNew
 from proxy.log.failures import describe, translated
@@ -44,6 +44,7 @@ def _migrate(engine: Engine, config: Config, target: str, *, down: bool = False)
     # a lock of our own. Whoever comes second finds the work done.
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))  # a migration may take as long as it takes
             connection.execute(select(func.pg_advisory_xact_lock(_MIGRATE_LOCK)))
         config.attributes["connection"] = connection
         try:

@@ -61,7 +61,7 @@ class InterventionLog(LogReader):
             beat_s=min(HEARTBEAT_S, options.lease_s / 3),
             max_pending=options.max_pending,
             timeout_s=WRITE_TIMEOUT_S if options.spool is None else DIVERT_AFTER_S,
-            chore=None if options.retention is None else options.retention.step,
+            chore=self._chore,
             spool=None if self._spool is None or options.spool is None else (self._spool, options.spool),
         )
 
@@ -144,9 +144,13 @@ class InterventionLog(LogReader):
 
     def _beat(self, connection: Connection) -> None:
         owners.register(connection, self._owner)
-        counters.fold(connection)
         if interrupted := owners.sweep(connection, self._owner, self._options.lease_s):
             logger.warning("%d interventions were left open by a process that died: now 'interrupted'", interrupted)
+
+    def _chore(self, connection: Connection) -> bool:
+        """What can wait; a step of it, beside the writes. True where there is more."""
+        retention = self._options.retention
+        return counters.fold(connection) or (retention is not None and retention.step(connection))
 
     def _retire(self, connection: Connection) -> None:
         if interrupted := owners.retire(connection, self._owner):

@@ -35,7 +35,8 @@ RETRY_S = 1.0
 
 
 class Writer:
-    """Owns the writing thread. `beat` runs in it every `beat_s` seconds, in a transaction of its own.
+    """Owns the writing thread. `beat` runs in it every `beat_s` seconds, in a transaction of its own; `chore`
+    after it, a step at a time beside the writes, for as long as it says that there is more.
 
     `timeout_s` is how long a caller waits for the database: then its write goes to the spool, or fails without one.
     """
@@ -48,7 +49,7 @@ class Writer:
         beat_s: float,
         max_pending: int,
         timeout_s: float,
-        chore: Callable[[Connection], bool] | None = None,
+        chore: Callable[[Connection], bool],
         spool: tuple[Spool, SpoolPlace] | None = None,
     ) -> None:
         self._engine = engine
@@ -149,12 +150,11 @@ class Writer:
             if time.monotonic() >= next_beat:
                 if self._attempt([self._beat]) is None and self._place is not None:
                     adopt(self._place, self._attempt)
-                self._has_chores = self._chore is not None
+                self._has_chores = True
                 next_beat = time.monotonic() + self._beat_s
 
     def _do_chore(self, connection: Connection) -> None:
         self._has_chores = False  # also where it fails: the next beat tries again
-        assert self._chore is not None, "asked by the caller"
         self._has_chores = self._chore(connection)
 
     def _take(self, next_beat: float) -> tuple[list[Ticket], bool]:

@@ -209,8 +209,10 @@ def purge(
             if not folder.is_dir():
                 fail(f"--snapshots: {folder} is no folder", 2)
         wanted = Purge(before, request, tenant)
-        engine = open_engine(parse_url(settings.log.url), writes=True)
-        ids = ids_of(engine, wanted)
+        url = parse_url(settings.log.url)
+        looking, engine = open_engine(url, writes=False), open_engine(url, writes=True)
+        ids = ids_of(looking, wanted)
+        looking.dispose()
         is_whole_tenant = tenant is not None and before is None and request is None
         # Copies first: once the log has forgotten the ids, nobody could find them.
         reached = reach(snapshots or [], Gone(frozenset(ids), tenant if is_whole_tenant else None), dry_run=dry_run)
