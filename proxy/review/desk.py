@@ -10,11 +10,12 @@ from sqlalchemy import Connection
 
 from proxy.access.identity import DEFAULT_TENANT, Identity
 from proxy.access.roles import Role
+from proxy.log.errors import UnknownIntervention
 from proxy.log.reader import LogReader
 from proxy.log.texts import TextKeeper
 from proxy.review.audit import Actor
 from proxy.review.decisions import Rules, Said, Saying, say
-from proxy.review.errors import WrongDecision
+from proxy.review.errors import UnknownSubject, WrongDecision
 from proxy.review.item import Item, read_item
 from proxy.review.queue import Asked, QueuePage, queue
 from proxy.review.sample import Sample
@@ -67,7 +68,9 @@ class ReviewDesk:
             return item, read_samples(connection, [item.id], self.texts) if item.kind == "sample" else []
 
         item, samples = await self.store.read(read)
-        record = await self.reader.get(item.id) if item.kind == "intervention" else None
+        record = None
+        if item.kind == "intervention" and (record := await self._record(item.id)) is None:
+            raise UnknownSubject(f"{item.id} has just been deleted")
         return Shown(item, record, samples[0] if samples else None)
 
     async def say(self, who: Identity, saying: Saying) -> Said:
@@ -92,9 +95,16 @@ class ReviewDesk:
         ids, samples = await self.store.read(read)
         traces = [sample.trace() for sample in samples]
         if kind == "intervention":
-            records = [await self.reader.get(id) for id in ids]
+            records = [record for id in ids if (record := await self._record(id)) is not None]
             traces = [trace_of(record) for record in records if record.messages]
         return traces, ids[-1] if len(ids) == limit else None
+
+    async def _record(self, id: str) -> InterventionRecord | None:
+        """None where it was deleted since it was listed."""
+        try:
+            return await self.reader.get(id)
+        except UnknownIntervention:
+            return None
 
 
 def actor_of(who: Identity) -> Actor:

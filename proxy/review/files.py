@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from proxy.access.identity import Identity
+from proxy.review.audit import write_entry
 from proxy.review.desk import ReviewDesk, actor_of, scope_of
 from proxy.review.errors import BadInput
 from proxy.review.samples import confirmed_misses
@@ -26,12 +27,16 @@ async def export_unjudged(
     desk: ReviewDesk, who: Identity, judge: str, out: Path, *, limit: int, with_halts: bool
 ) -> int:
     """At most `limit` traces of each kind. Number written. Raises LogError, OSError."""
-    return await _write(out, _traces(desk, who, judge, limit, with_halts))
+    count = await _write(out, _traces(desk, who, judge, limit, with_halts))
+    await _note(desk, who, "review.export_unjudged", count)
+    return count
 
 
 async def export_misses(desk: ReviewDesk, who: Identity, out: Path) -> int:
     """All confirmed misses as records. Number written. Raises LogError, OSError."""
-    return await _write(out, _misses(desk, who))
+    count = await _write(out, _misses(desk, who))
+    await _note(desk, who, "review.export_misses", count)
+    return count
 
 
 async def import_verdict_file(desk: ReviewDesk, who: Identity, path: Path) -> Imported:
@@ -73,6 +78,13 @@ async def _misses(desk: ReviewDesk, who: Identity) -> AsyncGenerator[BaseModel, 
                 yield record
         if after is None:
             return
+
+
+async def _note(desk: ReviewDesk, who: Identity, action: str, count: int) -> None:
+    """Text has left the log: the trail says who took it."""
+    await desk.store.write(
+        partial(write_entry, actor=actor_of(who), action=action, subject="export", after={"number": count})
+    )
 
 
 async def _write(out: Path, items: AsyncGenerator[BaseModel, None]) -> int:

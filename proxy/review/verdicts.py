@@ -52,7 +52,7 @@ def unjudged(
     if since is not None:
         query = query.where(table.c.created_us >= microseconds(since))
     if kind == "intervention":
-        query = query.where(table.c.review_state == UNREVIEWED)
+        query = query.where(table.c.review_state == UNREVIEWED, table.c.outcome != "open")
     if after is not None:
         query = query.where(table.c.id > after)
     if tenant is not None:

@@ -166,6 +166,7 @@ def test_a_share_of_traffic_is_judged_and_its_finds_are_reviewed_and_labelled(tm
     assert "0.40" in run("review", "show", "s-1", "--config", settings)
     run("review", "decide", "s-1", "confirmed", "--segment", "9", "--config", settings, code=1)
     run("review", "decide", "s-1", "confirmed", "--segment", "1", "--config", settings)
+    assert "review.export_unjudged" in run("review", "audit", "--config", settings)
     misses = tmp_path / "misses.jsonl"
     assert run("review", "misses", "--out", misses, "--config", settings).startswith("1 records")
     inputs = [{"source": f"records:{misses}"}]
