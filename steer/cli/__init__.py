@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong use.
 import typer
 
 from steer.cli import (
+    adapter_files,
     adapters,
     bake,
     baselines,
@@ -42,6 +43,9 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(review.review, name="review")
 app.add_typer(adapters.adapters, name="adapters")
+adapters.adapters.command("gate")(adapter_files.gate)
+adapters.adapters.command("add")(adapter_files.add)
+adapters.adapters.command("merge")(adapter_files.merge)
 
 app.command()(serving.serve)
 app.command()(serving.demo)
