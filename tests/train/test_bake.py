@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.train.bake_world import MemoryService, config_of, halted, settings_of
 from tests.train.tiny_reasoner import one_thread
 from train.adapters.check import weights_digest
-from train.bake import stages
+from train.bake import stages, work
 from train.bake.config import BakeConfig, load_config
 from train.bake.errors import BakeBusy, BakeConfigError
 from train.bake.folders import BakeFolder
@@ -84,9 +84,9 @@ def test_a_bake_killed_in_every_stage_goes_on_and_gives_the_same(
     config = config_of(home, adapters=str(home / "killed-adapters"))
     calls: Counter[str] = Counter()
 
-    def dying(name: str, work: stages.Stage) -> stages.Stage:
-        def once(bake: stages.Bake, out: Path) -> stages.Done:
-            done = work(bake, out)
+    def dying(name: str, does: stages.Stage) -> stages.Stage:
+        def once(bake: work.Bake, out: Path) -> work.Done:
+            done = does(bake, out)
             calls[name] += 1
             if calls[name] == 1:
                 raise Killed
@@ -94,8 +94,8 @@ def test_a_bake_killed_in_every_stage_goes_on_and_gives_the_same(
 
         return once
 
-    for name, work in list(stages.STAGES.items()):
-        monkeypatch.setitem(stages.STAGES, name, dying(name, work))
+    for name, does in list(stages.STAGES.items()):
+        monkeypatch.setitem(stages.STAGES, name, dying(name, does))
     for _ in stages.STAGES:
         with pytest.raises(Killed):
             run(config, service, home / "killed")
@@ -141,27 +141,27 @@ def test_later_bakes_replay_the_union_and_end_early_without_news(
 
 def at_stage(
     first: tuple[Path, MemoryService, dict[str, Any]], home: Path, tmp_path: Path, **changes: Any
-) -> stages.Bake:
+) -> work.Bake:
     """The finished bake once more, in a folder of its own, to run single stages in."""
     folder = BakeFolder(Path(shutil.copytree(first[0] / "0001", tmp_path / "0001")))
-    return stages.Bake(config_of(home, adapters=str(tmp_path / "adapters"), **changes), MemoryService(), folder, ())
+    return work.Bake(config_of(home, adapters=str(tmp_path / "adapters"), **changes), MemoryService(), folder, ())
 
 
 def test_a_gate_that_refuses_publishes_without_traffic(
     first: tuple[Path, MemoryService, dict[str, Any]], home: Path, tmp_path: Path
 ) -> None:
     bake = at_stage(first, home, tmp_path, gate={})
-    for name, stage in ((stages.GATE, stages.gate), (stages.PUBLISH, stages.publish)):
+    for name, stage in ((work.GATE, stages.gate), (work.PUBLISH, stages.publish)):
         done = stage(bake, bake.folder.stage(name))
         bake.folder.finish(name, {}, done.files, done.result)
-    with pytest.raises(stages.Ended, match="harmful_reasoning: 3 were counted, 200 are needed") as ended:
-        stages.canary(bake, bake.folder.stage(stages.CANARY))
+    with pytest.raises(work.Ended, match="harmful_reasoning: 3 were counted, 200 are needed") as ended:
+        stages.canary(bake, bake.folder.stage(work.CANARY))
     assert ended.value.outcome == "refused by the gate"
     service = bake.service
     assert isinstance(service, MemoryService)
     assert service.told == ["register safe@1"], "it can be looked at, and let through by a person"
     assert not service.gates["safe@1"]["promotes"]
-    assert (bake.folder.stage(stages.GATE) / "gate.png").stat().st_size > 1000
+    assert (bake.folder.stage(work.GATE) / "gate.png").stat().st_size > 1000
 
 
 def test_what_may_not_be_loaded_goes_no_further(
@@ -169,7 +169,7 @@ def test_what_may_not_be_loaded_goes_no_further(
 ) -> None:
     bake = at_stage(first, home, tmp_path)
     (bake.adapter / "optimizer.pt").write_bytes(b"\x80\x04.")
-    with pytest.raises(stages.Ended, match=r"optimizer\.pt does not belong into an adapter") as ended:
+    with pytest.raises(work.Ended, match=r"optimizer\.pt does not belong into an adapter") as ended:
         stages.check(bake, tmp_path)
     assert ended.value.outcome == "refused by checks"
 
@@ -195,7 +195,7 @@ def test_one_bake_at_a_time_and_one_config_at_a_time(
         run(config_of(home), service, tmp_path)
     service.is_locked = False
 
-    def dies(bake: stages.Bake, out: Path) -> stages.Done:
+    def dies(bake: work.Bake, out: Path) -> work.Done:
         raise RuntimeError("died")
 
     monkeypatch.setitem(stages.STAGES, COMPLETE, dies)

@@ -17,7 +17,8 @@ from train.bake.config import BakeConfig
 from train.bake.folders import REPORT, begin, begun, config_digest, unfinished
 from train.bake.ports import Service
 from train.bake.records import COLLECT
-from train.bake.stages import STAGES, Bake, Ended, Stage
+from train.bake.stages import STAGES, Stage
+from train.bake.work import Bake, Ended
 from train.ipo.outputs import file_digest, write_json
 
 logger = logging.getLogger("steer.bake")

@@ -16,21 +16,19 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from steer.adapter import AdapterVersion
 from steer.pair import Pair
-from train.adapters.base import BaseModel, read_base
 from train.adapters.check import CheckedAdapter, check_adapter
 from train.adapters.errors import AdapterRefused
-from train.bake.config import BakeConfig
 from train.bake.errors import BakeError
 from train.bake.folders import BakeFolder
-from train.bake.ports import Publication, Service
+from train.bake.ports import Publication
 from train.bake.records import COLLECT, COMPLETE, RECORDS, complete_all
 from train.bake.toml import dump_toml
+from train.bake.work import CANARY, CHECK, EVALUATE, GATE, IPO, PAIRS, PUBLISH, Bake, Done, Ended
 from train.evaluation.run import run as run_evaluation
 from train.gate.decide import Decision
 from train.gate.files import GateFileError, decide_files
@@ -44,50 +42,7 @@ from train.pairs.errors import PairsConfigError, PairsError
 from train.pairs.run import run as run_pairs
 from train.rollout.run import ROLLOUTS
 
-PAIRS, IPO, CHECK, EVALUATE, GATE, PUBLISH, CANARY = (
-    *("3-pairs", "4-ipo", "5-check", "6-evaluate", "7-gate", "8-publish", "9-canary"),
-)
 _SIDES = ("incumbent", "candidate")
-
-
-class Ended(Exception):
-    """The bake ends here, as it should: nothing failed, and nothing follows."""
-
-    def __init__(self, outcome: str, reason: str) -> None:
-        super().__init__(reason)
-        self.outcome = outcome
-
-
-class Done(NamedTuple):
-    """What a stage made. `files` are named by hash in its manifest."""
-
-    files: dict[str, Path]
-    result: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Bake:
-    """One bake at work. `earlier`: those before it, newest last."""
-
-    config: BakeConfig
-    service: Service
-    folder: BakeFolder
-    earlier: tuple[BakeFolder, ...]
-
-    def result(self, stage: str) -> dict[str, Any]:
-        """What a stage before said."""
-        done = self.folder.done(stage)
-        assert done is not None, "stages run in order"
-        return dict(done["result"])
-
-    @property
-    def adapter(self) -> Path:
-        """The candidate's files, as trained."""
-        return self.folder.stage(IPO) / "adapter"
-
-    def base(self) -> BaseModel:
-        """The base model's layers and names."""
-        return read_base(self.config.model, (self.config.base_model, self.config.alias))
 
 
 def collect(bake: Bake, out: Path) -> Done:
