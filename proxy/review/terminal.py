@@ -4,9 +4,11 @@ Text of users and models is shown with control characters made visible: a trace 
 write to their clipboard.
 """
 
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import anyio
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
@@ -30,6 +32,18 @@ _HELP = {
 }
 
 Ask = Callable[[str], Awaitable[str]]
+
+
+async def read_line(prompt: str) -> str:
+    """A line of standard input. Waiting for a terminal, it can be interrupted. Raises EOFError."""
+    sys.stdout.write(prompt)
+    sys.stdout.flush()
+    if sys.stdin.isatty():
+        await anyio.wait_readable(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
 
 
 def plain(text: str) -> str:

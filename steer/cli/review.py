@@ -88,15 +88,14 @@ def in_terminal(context: typer.Context, config: Config = None, log_url: LogUrl =
     """Decide one after the other, the most useful first."""
     if context.invoked_subcommand is not None:
         return
-    from anyio.to_thread import run_sync
     from rich.console import Console
 
-    from proxy.review.terminal import Session
+    from proxy.review.terminal import Session, read_line
 
     console = Console()
 
     async def work(desk: "ReviewDesk", who: "Identity") -> int:
-        return await Session(desk, who, console, ask=lambda text: run_sync(input, text)).run()
+        return await Session(desk, who, console, read_line).run()
 
     typer.echo(f"{at_desk('review', config, log_url, work)} decided")
 
