@@ -157,16 +157,20 @@ async def reads(log: InterventionLog, number: int, chance: random.Random, times:
         "one mode": Filters(mode="hold"),
         "a day and a half": Filters(since=middle, until=middle + 1.5 * day),
         "one tenant, open end": Filters(tenant="tenant-3", since=middle),
-        "rare topic": Filters(category="rare"),
-        "one topic, one tenant": Filters(tenant="tenant-3", category="topic-7"),
+        "one topic": Filters(category="topic-7"),
+        "one outcome": Filters(outcome="refused"),
         "one outcome, a day": Filters(outcome="refused", since=middle, until=middle + day),
     }
-    beyond = {"one outcome": Filters(outcome="refused"), "one topic": Filters(category="topic-7")}
+    by_rows = {
+        "topic and tenant": Filters(tenant="tenant-3", category="topic-7"),
+        "topic and outcome": Filters(category="topic-7", outcome="refused"),
+        "score": Filters(min_score=0.9),
+    }
     cases: dict[str, Callable[[], Awaitable[object]]] = {
         "one record": lambda: log.get(f"b{chance.randrange(number):09d}"),
         **{f"page: {name}": partial(page, filters) for name, filters in lists.items()},
         **{f"stats: {name}": partial(log.stats, filters) for name, filters in counts.items()},
-        **{f"stats row by row: {name}": partial(log.stats, filters) for name, filters in beyond.items()},
+        **{f"stats by rows: {name}": partial(log.stats, filters) for name, filters in by_rows.items()},
     }
     figures = {}
     for name, call in cases.items():
