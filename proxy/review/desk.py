@@ -83,9 +83,9 @@ class ReviewDesk:
         return await self.store.write(lambda connection: say(connection, actor_of(who), saying, rules))
 
     async def unjudged(
-        self, who: Identity, kind: SubjectKind, judge: str, *, after: str | None = None, limit: int = 100
+        self, who: Identity, kind: SubjectKind, judge: str | None, *, after: str | None = None, limit: int = 100
     ) -> tuple[list[JudgedTrace], str | None]:
-        """A page of what this judge has not judged, and where the next begins. Raises LogError."""
+        """A page of what this judge (None: any judge) has not judged, and where the next begins. Raises LogError."""
         scope = scope_of(who)
 
         def read(connection: Connection) -> tuple[list[str], list[Sample]]:

@@ -24,7 +24,7 @@ _PAGE = 50
 
 
 async def export_unjudged(
-    desk: ReviewDesk, who: Identity, judge: str, out: Path, *, limit: int, with_halts: bool
+    desk: ReviewDesk, who: Identity, judge: str | None, out: Path, *, limit: int, with_halts: bool
 ) -> int:
     """At most `limit` traces of each kind. Number written. Raises LogError, OSError."""
     count = await _write(out, _traces(desk, who, judge, limit, with_halts))
@@ -56,7 +56,7 @@ async def import_verdict_file(desk: ReviewDesk, who: Identity, path: Path) -> Im
 
 
 async def _traces(
-    desk: ReviewDesk, who: Identity, judge: str, limit: int, with_halts: bool
+    desk: ReviewDesk, who: Identity, judge: str | None, limit: int, with_halts: bool
 ) -> AsyncGenerator[JudgedTrace, None]:
     for kind in ("sample", "intervention") if with_halts else ("sample",):
         left, after = limit, None

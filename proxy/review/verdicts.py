@@ -37,17 +37,21 @@ class Imported:
 def unjudged(
     connection: Connection,
     kind: SubjectKind,
-    judge: str,
+    judge: str | None,
     *,
     after: str | None,
     limit: int,
     since: datetime | None = None,
     tenant: str | None = None,
 ) -> list[str]:
-    """Ids without this judge's verdict, in order of id; `after` goes on behind a page. None of tenants that opted out:
-    a judge may be somebody else's, and what it finds is for training."""
+    """Ids without this judge's verdict (None: without anybody's), in order of id; `after` goes on behind a page.
+
+    None of tenants that opted out: a judge may be somebody else's, and what it finds is for training.
+    """
     table: Table = samples if kind == "sample" else interventions
-    judged = exists().where(second_verdicts.c.subject_id == table.c.id, second_verdicts.c.judge == judge)
+    judged = exists().where(second_verdicts.c.subject_id == table.c.id)
+    if judge is not None:
+        judged = judged.where(second_verdicts.c.judge == judge)
     query = select(table.c.id).where(~judged, table.c.tenant.not_in(opted_out())).order_by(table.c.id).limit(limit)
     if since is not None:
         query = query.where(table.c.created_us >= microseconds(since))

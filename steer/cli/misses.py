@@ -41,7 +41,9 @@ def train_misses(config: JobConfig, out: JobOut) -> None:
 @review.command("unjudged")
 def unjudged(
     out: Target,
-    judge: Annotated[str, typer.Option(help="name of the judge that has not seen them; any: nobody has")] = "any",
+    judge: Annotated[
+        str | None, typer.Option(help="name of the judge that has not seen them; default: no judge has")
+    ] = None,
     limit: Most = 10_000,
     halts: Halts = True,
     config: Config = None,
@@ -107,7 +109,9 @@ def judge(
     _tell(report, out)
 
 
-async def _export(desk: "ReviewDesk", who: "Identity", judge: str, out: Path, limit: int, with_halts: bool) -> int:
+async def _export(
+    desk: "ReviewDesk", who: "Identity", judge: str | None, out: Path, limit: int, with_halts: bool
+) -> int:
     from proxy.review.files import export_unjudged
 
     return await export_unjudged(desk, who, judge, out, limit=limit, with_halts=with_halts)

@@ -149,7 +149,8 @@ async def test_what_a_judge_finds_in_unhalted_traffic_is_listed_as_a_miss(log: O
     found = await judged(log, verdict("s-1", **unsafe), verdict("s-2", **safe), verdict("gone", **safe))
     assert found == Imported(written=2, unknown=1, finds=1, disagreements=1)
     assert last == "s-2"
-    assert [trace.id for trace in (await log.desk.unjudged(ANN, "sample", "judge-1"))[0]] == ["s-3"]
+    for judge, left in (("judge-1", ["s-3"]), (None, ["s-3"]), ("judge-2", ["s-1", "s-2", "s-3"])):
+        assert [trace.id for trace in (await log.desk.unjudged(ANN, "sample", judge))[0]] == left
     assert ids(await log.desk.queue(ANN)) == ["s-1"]
     assert ids(await log.desk.queue(ANN, kind="intervention")) == []
     assert ids(await log.desk.queue(OTHERS)) == []
