@@ -13,8 +13,6 @@ from proxy.log.failures import describe, translated
 from proxy.log.tables import intervention_texts
 from proxy.log.texts import TextKeeper
 
-# Pages copied before others may write again: some milliseconds.
-_PAGES = 2000
 _ROWS = 200
 
 
@@ -33,7 +31,7 @@ def backup(url: URL, target: Path) -> int:
             closing(sqlite3.connect(f"file:{url.database}?mode=ro", uri=True)) as source,
             closing(sqlite3.connect(part)) as copy,
         ):
-            source.backup(copy, pages=_PAGES)
+            source.backup(copy)  # in one step: a copy in parts would begin anew with every write of others
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, nothing beside it
     except sqlite3.Error as error:
         part.unlink(missing_ok=True)
