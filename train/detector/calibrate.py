@@ -55,19 +55,17 @@ def calibrate(
     """Complete the artifact folder with its manifest; returns the digest. `out`: calibration.json, reliability.png."""
     unmade = Artifact(artifact, "", 0.5, (), tuple(LABELS), training_data, ())
     raw = score_traces(unmade, validation, progress)
+    # Validation holds some dozen ordinary traces, and a budget is one in two hundred.
+    more = score_traces(unmade, unlabelled_ordinary(config), progress)
     found = calibrate_scores(raw)
-    points = operating_points(config, groups(config, raw), found.calibration)
+    points = operating_points(config, groups(config, raw, more), found.calibration)
     stop = min(point.threshold for point in points)
     (out / "calibration.json").write_text(json.dumps(_report(found, points), indent=2) + "\n", encoding="utf-8")
     plot_reliability(found, out / "reliability.png")
     items = calibrated_items(raw, found.calibration)
-    ordinary = groups(config, items).ordinary
-    more = score_traces(replace(unmade, calibration=found.calibration), unlabelled_ordinary(config), progress)
+    ordinary = groups(config, items, calibrated_items(more, found.calibration)).ordinary
     classifier = CueClassifier(unmade)
-    references = {
-        "ordinary": reference(classifier, [*ordinary, *more], stop),
-        "all": reference(classifier, items, stop),
-    }
+    references = {"ordinary": reference(classifier, ordinary, stop), "all": reference(classifier, items, stop)}
     scores = np.array([score for item in ordinary for score in item.scores])
     counts, _ = np.histogram(scores, bins=HISTOGRAM_BINS, range=(0.0, 1.0))
     fields = {
@@ -83,11 +81,12 @@ def calibrate(
     return write_manifest(artifact, fields)
 
 
-def groups(config: DetectorConfig, items: Sequence[Scored]) -> Groups:
-    """By the sources that the config names."""
+def groups(config: DetectorConfig, items: Sequence[Scored], more_ordinary: Sequence[Scored] = ()) -> Groups:
+    """By the sources that the config names; `more_ordinary` are not among the `items`."""
     data = config.data
     ordinary = [i for i in items if i.trace.source in data.ordinary_sources and i.trace.prompt_label == "benign"]
-    return Groups(items, ordinary, [i for i in items if i.trace.source in data.borderline_sources])
+    borderline = [i for i in items if i.trace.source in data.borderline_sources]
+    return Groups(items, [*ordinary, *more_ordinary], borderline)
 
 
 def operating_points(config: DetectorConfig, raw: Groups, calibration: Calibration | None) -> list[OperatingPoint]:

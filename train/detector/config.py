@@ -71,6 +71,8 @@ class TeacherConfig(_Model):
 
 class FitConfig(_Model):
     seed: int = 0
+    start: Path | None = None
+    """`weights.safetensors` of an earlier run with the same `model` and data, to go on from; none: the base."""
     students: int = Field(1, ge=1)
     """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split ships; the
     mean of their weights is a candidate, too."""

@@ -82,8 +82,9 @@ def fit(
     requests, segments = Arrays(pack(examples.requests), device), Arrays(pack(examples.segments), device)
     soft = None if examples.soft is None else Soft(torch.from_numpy(examples.soft).to(device), teacher_weight)
     sizes = [len(tokens.ids) for tokens in examples.requests]
-    steps_per_epoch = len(list(epoch_batches(examples.groups, sizes, config, 0)))
-    optimizer, schedule = _optimizer(student, config, steps_per_epoch * config.epochs)
+    # Each epoch draws anew, so that their lengths differ.
+    steps = [sum(1 for _ in epoch_batches(examples.groups, sizes, config, epoch)) for epoch in range(config.epochs)]
+    optimizer, schedule = _optimizer(student, config, sum(steps))
     first = _resume(checkpoint, student, optimizer, schedule, device)
     for epoch in range(first, config.epochs):
         student.train()
@@ -97,7 +98,7 @@ def fit(
             optimizer.step()
             schedule.step()
             total += loss.detach()
-        report(f"epoch {epoch + 1}/{config.epochs}: loss {float(total) / steps_per_epoch:.4f}")
+        report(f"epoch {epoch + 1}/{config.epochs}: loss {float(total) / steps[epoch]:.4f}")
         _save(checkpoint, student, optimizer, schedule, epoch + 1)
     student.eval()
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from detector.context import ContextEncoder
 from train.detector.base import Base
 from train.detector.calibrate import groups
 from train.detector.config import DetectorConfig
-from train.detector.data import LABELS, Trace, label_segments
+from train.detector.data import LABELS, DataError, Trace, label_segments
 from train.detector.examples import Examples, pack
 from train.detector.fit import Arrays, Report, fit
 from train.detector.metrics import Scored, choose_threshold, cue_report, halted
@@ -143,11 +144,23 @@ def _train_one(
     config: DetectorConfig, tensors: dict[str, Any], examples: Examples, seed: int, path: Path, report: Report
 ) -> None:
     torch.manual_seed(config.fit.seed)  # one start for all: weights that started apart have no mean
-    student = _untrained(config, tensors)
+    student = _start(config, tensors)
     checkpoint = path.with_suffix(".checkpoint")
     fit(student, examples, config.fit.model_copy(update={"seed": seed}), checkpoint, report, config.teacher.weight)
     _write({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, path)
     checkpoint.unlink()
+
+
+def _start(config: DetectorConfig, tensors: dict[str, Any]) -> Student:
+    """The student as training finds it: fresh from the base, or as an earlier run left it. Raises `DataError`."""
+    student, start = _untrained(config, tensors), config.fit.start
+    if start is None:
+        return student
+    try:
+        student.load_state_dict({name: value.float() for name, value in load_file(start).items()})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise DataError(f"fit.start = {str(start)!r} does not fit this model: {str(error).splitlines()[0]}") from error
+    return student
 
 
 def _untrained(config: DetectorConfig, tensors: dict[str, Any]) -> Student:

@@ -1,0 +1,75 @@
+"""Students: epochs of unequal length, going on from an earlier student, the mean of several."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from detector.context import ContextEncoder
+from tests.train.tiny_base import tiny_base
+from train.detector.base import Base
+from train.detector.config import DetectorConfig
+from train.detector.data import DataError
+from train.detector.examples import Examples, frame_examples
+from train.detector.frames import synthetic_traces
+from train.detector.students import train_students
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Base:
+    return tiny_base(tmp_path)
+
+
+@pytest.fixture
+def examples(base: Base) -> Examples:
+    made = Examples()
+    frame_examples(made, synthetic_traces(30, random.Random(0)), ContextEncoder(base.tokenizer), random.Random(0))
+    return made
+
+
+def _config(**fit: object) -> DetectorConfig:
+    model = {"request_layers": [0, 1], "segment_layers": [0], "request_slots": 2, "dropout": 0.0}
+    return DetectorConfig.model_validate({"data": {"traces": ["t"]}, "model": model, "fit": fit})
+
+
+def test_epochs_that_draw_anew_are_trained_to_their_end(base: Base, examples: Examples, tmp_path: Path) -> None:
+    told: list[str] = []
+    # A batch of one conversation: an epoch has as many steps as it happens to draw.
+    config = _config(epochs=4, groups_per_batch=1, frames_per_epoch=0.5)
+    train_students(config, base, examples, tmp_path, told.append)
+    assert [line.split(":")[0] for line in told] == [f"epoch {n}/4" for n in range(1, 5)]
+
+
+def test_a_student_goes_on_from_an_earlier_one(base: Base, examples: Examples, tmp_path: Path) -> None:
+    (first,) = train_students(_config(epochs=1), base, examples, tmp_path, str)
+    (tmp_path / "again").mkdir()
+    rates = {"learning_rate": 1e-12, "request_learning_rate": 1e-12, "weight_decay": 0.0}
+    (second,) = train_students(
+        _config(epochs=1, seed=5, start=str(first), **rates), base, examples, tmp_path / "again", str
+    )
+    before, after = load_file(first), load_file(second)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_start_that_does_not_fit_is_named(base: Base, examples: Examples, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"no tensors")
+    for start in (other, tmp_path / "missing.safetensors"):
+        with pytest.raises(DataError, match=r"fit\.start = .*does not fit this model"):
+            train_students(_config(start=str(start)), base, examples, tmp_path, str)
+
+
+def test_the_mean_lies_between_students_of_one_start(base: Base, examples: Examples, tmp_path: Path) -> None:
+    paths = train_students(_config(epochs=1, students=2), base, examples, tmp_path, str)
+    assert [path.name for path in paths] == [
+        "student-0.safetensors",
+        "student-1.safetensors",
+        "student-mean.safetensors",
+    ]
+    first, second, mean = (load_file(path) for path in paths)
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for name in first:
+        expected = (first[name].float() + second[name].float()) / 2
+        assert torch.allclose(mean[name].float(), expected, atol=2e-3)
