@@ -5,20 +5,24 @@ reads) the first cue becomes a record as monitor mode makes one; a trace without
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import anyio
 from pydantic import ValidationError
 
 from detector.artifact import Artifact
 from detector.classifier import CueClassifier
 from detector.detect import Trace, detect, open_text, read_traces
-from proxy.log.errors import ImportFailed
+from proxy.log.errors import ImportFailed, LogError
+from proxy.log.store import InterventionLog
 from steer.policy import Policy
 from steer.record import SCHEMA_VERSION, Completion, InterventionRecord, TextSpan, Timings
 
+# Records that share a commit.
+_TOGETHER = 128
 _NO_TIME = Timings(halted_ms=0)
 
 
@@ -47,6 +51,45 @@ def read_foreign(path: Path, foreign: Foreign) -> Iterator[InterventionRecord | 
         for trace in read_traces(lines, path):
             cue = detect(trace, classifier, policy.threshold, policy.max_segment_chars)["first_cue"]
             yield None if cue is None else _observed(trace, int(cue["start"]), cue["score"], foreign)
+
+
+async def take_in(log: InterventionLog, records: Iterable[InterventionRecord | None]) -> tuple[int, int]:
+    """Insert them; returns how many, and how many were None. What comes before a line that is wrong stays.
+
+    Raises LogError, and what `records` raises.
+    """
+    taken = passed = 0
+    waiting: list[InterventionRecord] = []
+
+    errors: list[LogError] = []
+
+    async def insert(record: InterventionRecord) -> None:
+        try:
+            await log.insert(record)
+        except LogError as error:  # raised below: a task group would wrap it
+            errors.append(error)
+
+    async def write() -> None:
+        nonlocal taken
+        async with anyio.create_task_group() as tasks:
+            for record in waiting:
+                tasks.start_soon(insert, record)
+        taken += len(waiting)
+        waiting.clear()
+        if errors:
+            raise errors[0]
+
+    try:
+        for record in records:
+            if record is None:
+                passed += 1
+                continue
+            waiting.append(record)
+            if len(waiting) >= _TOGETHER:
+                await write()
+    finally:
+        await write()
+    return taken, passed
 
 
 def _observed(trace: Trace, start: int, score: float, foreign: Foreign) -> InterventionRecord:

@@ -50,8 +50,9 @@ def verify(engine: Engine, texts: TextKeeper, spool: SpoolPlace | None = None) -
             _check_all(connection, rows, texts, findings)
         _counts(connection, findings)
     for path in [] if spool is None else spool.folder.glob("*"):
-        if path.stat().st_size:
-            findings.add("in the spool", f"{path.name}: {path.stat().st_size} bytes wait to be replayed")
+        if size := path.stat().st_size:
+            is_waiting = path.suffix == ".spool"
+            findings.add("waits in the spool" if is_waiting else "refused by the database", f"{path}: {size} bytes")
     return findings
 
 

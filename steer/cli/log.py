@@ -16,6 +16,7 @@ from steer.cli.common import Config, fail, given
 if TYPE_CHECKING:
     from proxy.log.query import Filters
     from proxy.settings import Settings
+    from steer.record import InterventionRecord
 
 log = typer.Typer(help="The intervention log: look, copy, delete, check. See docs/log.md.", no_args_is_help=True)
 
@@ -161,25 +162,18 @@ def import_(
     """Add records, or the first cues of foreign traces. What is there already is left as it is."""
     with settings_for("log import", config, log_url) as settings:
         from detector.artifact import load_artifact
-        from proxy.log.imports import Foreign, read_foreign, read_records
+        from proxy.log.imports import Foreign, read_foreign, read_records, take_in
         from proxy.log.setup import open_log
         from proxy.rules import make_policy
 
         async def write() -> tuple[int, int]:
-            taken = without_cue = 0
             if form is ImportFormat.jsonl:
-                records: Iterator[object] = read_records(source)
+                records: Iterator[InterventionRecord | None] = read_records(source)
             else:
                 artifact = load_artifact(settings.detector.artifact)
                 records = read_foreign(source, Foreign(artifact, make_policy(settings, artifact), tenant, model))
             async with open_log(settings.log) as opened:
-                for record in records:
-                    if record is None:
-                        without_cue += 1
-                    else:
-                        await opened.insert(record)  # type: ignore[arg-type]  # records, or None
-                        taken += 1
-            return taken, without_cue
+                return await take_in(opened, records)
 
         taken, without_cue = anyio.run(write)
     typer.echo(f"{taken} records taken" + (f", {without_cue} traces have no cue" if without_cue else ""))
