@@ -4,8 +4,10 @@ Writers and readers get engines of their own: a writer takes the write lock when
 transaction that first reads can otherwise not become a writer without failing) and has time limits; a reader has not.
 """
 
+import errno
 import os
 import sqlite3
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,7 @@ def prepare_file(url: URL) -> None:
     path = Path(url.database or "")
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _make_file(path)
     except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise LogReadOnly(
             f"the intervention log {path} can't be made or written ({error.strerror}): give this user write permission "
@@ -62,6 +64,19 @@ def prepare_file(url: URL) -> None:
         raise kind(
             f"the intervention log {path} can't be made ({error.strerror}): choose another place with log.url"
         ) from error
+
+
+def _make_file(path: Path) -> None:
+    """Make it where there is none. **A file that is there is never opened**: closing it would take away all locks that
+    this process's connections hold on it (POSIX); another process would then believe to be alone and delete their WAL,
+    and what they write from then on would be lost (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def open_engine(url: URL, *, writes: bool) -> Engine:

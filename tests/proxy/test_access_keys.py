@@ -1,6 +1,8 @@
 """Keys and tenants in the database: what is kept, handed out, ended, passed on; on both servers."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,3 +171,14 @@ def test_the_trail_tells_who_changed_what_and_repeats_no_secret_and_no_wording(
     assert (after["policy.refusal"], after["may_train"]) == ("its own", False)
     for secret in (issued.text, successor.text, issued.key.digest, "watch"):
         assert secret not in str(entries)
+
+
+def test_opening_the_log_again_in_a_process_keeps_the_locks_of_its_connections(tmp_path: Path) -> None:
+    """Else a command that ends takes the database's WAL with it, and what a running proxy writes is lost."""
+    url = f"sqlite:///{tmp_path}/log.sqlite"
+    with AccessStore.open(url) as first, AccessStore.open(url):
+        first.create_key(role=Role.CLIENT)
+        before = (tmp_path / "log.sqlite-wal").stat().st_ino
+        code = f"from proxy.access.store import AccessStore\nwith AccessStore.open({url!r}) as s: s.everything()\n"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        assert (tmp_path / "log.sqlite-wal").stat().st_ino == before
