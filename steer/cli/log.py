@@ -1,8 +1,7 @@
-"""`steer log …`: the intervention log's upkeep. See docs/log.md."""
+"""`steer log …`: what is in the intervention log, out of it, and into it. See docs/log.md."""
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -11,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import anyio
 import typer
 
-from steer.cli.common import Config, fail, given
+from steer.cli import log_upkeep
+from steer.cli.common import Config, fail
+from steer.cli.log_shared import LogUrl, settings_for
 
 if TYPE_CHECKING:
     from proxy.log.query import Filters
-    from proxy.settings import Settings
     from steer.record import InterventionRecord
 
 log = typer.Typer(help="The intervention log: look, copy, delete, check. See docs/log.md.", no_args_is_help=True)
 
-LogUrl = Annotated[str | None, typer.Option("--log", help="URL of the intervention log; default: as in the settings")]
 Tenant = Annotated[str | None, typer.Option(help="only this tenant's")]
 Since = Annotated[datetime | None, typer.Option(help="from this moment on, UTC")]
 Until = Annotated[datetime | None, typer.Option(help="up to this moment, UTC")]
@@ -45,26 +44,6 @@ class ImportFormat(StrEnum):
 
     jsonl = "jsonl"
     traces = "traces"
-
-
-@contextmanager
-def settings_for(command: str, config: Path | None, log_url: str | None) -> Iterator["Settings"]:
-    """The settings, once it is known that one may; failures end the command with their message."""
-    from detector.errors import DetectorError
-    from proxy.access.command import admit
-    from proxy.access.errors import AccessError
-    from proxy.errors import ConfigError
-    from proxy.log.errors import KeyUnusable, LogError, LogUrlError
-    from proxy.settings import load_settings
-
-    try:
-        settings = load_settings(config, {"log": given(url=log_url)})
-        admit(command, settings)
-        yield settings
-    except (ConfigError, LogUrlError, KeyUnusable) as error:
-        fail(error, 2)
-    except (AccessError, LogError, DetectorError, OSError, ValueError) as error:
-        fail(error)
 
 
 def _filters(
@@ -179,104 +158,8 @@ def import_(
     typer.echo(f"{taken} records taken" + (f", {without_cue} traces have no cue" if without_cue else ""))
 
 
-@log.command("purge")
-def purge(
-    before: Annotated[datetime | None, typer.Option(help="records made before this moment, UTC")] = None,
-    request: Annotated[str | None, typer.Option(help="records of this request id")] = None,
-    tenant: Annotated[str | None, typer.Option(help="records of this tenant")] = None,
-    snapshots: Annotated[
-        list[Path] | None,
-        typer.Option("--snapshots", help="folder that holds pair snapshots, rollouts and adapters; may be repeated"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and change nothing")] = False,
-    config: Config = None, log_url: LogUrl = None,
-) -> None:  # fmt: skip
-    """Delete records with their text and reviews, also from frozen training snapshots; name the adapters they fed."""
-    if before is None and request is None and tenant is None:
-        fail("say what to purge: --before, --request or --tenant", 2)
-    with settings_for("log purge", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
-        from proxy.log.purge import Purge, carry_out, ids_of
-        from steer.cli.snapshots import Gone, reach
-
-        for folder in snapshots or []:
-            if not folder.is_dir():
-                fail(f"--snapshots: {folder} is no folder", 2)
-        wanted = Purge(before, request, tenant)
-        url = parse_url(settings.log.url)
-        looking, engine = open_engine(url, writes=False), open_engine(url, writes=True)
-        ids = ids_of(looking, wanted)
-        looking.dispose()
-        is_whole_tenant = tenant is not None and before is None and request is None
-        # Copies first: once the log has forgotten the ids, nobody could find them.
-        reached = reach(snapshots or [], Gone(frozenset(ids), tenant if is_whole_tenant else None), dry_run=dry_run)
-        rows = 0 if dry_run else sum(carry_out(engine, wanted))
-        engine.dispose()
-    typer.echo(f"{len(ids)} records" + (" would go" if dry_run else f" ({rows} rows) are gone from the log"))
-    for path, number in (*reached.snapshots.items(), *reached.rollouts.items()):
-        typer.echo(f"{number} lines {'would go' if dry_run else 'are gone'} from {path}")
-    for path in reached.adapters:
-        typer.echo(f"trained on purged pairs: {path}; train it anew, or retire it")
-
-
-@log.command("verify")
-def verify(config: Config = None, log_url: LogUrl = None) -> None:
-    """Check every record: damage, orphans, half-written or locked text, counts. Exit code 1 where anything is wrong."""
-    with settings_for("log verify", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
-        from proxy.log.setup import make_spool, make_texts
-        from proxy.log.verify import verify as look_over
-
-        engine = open_engine(parse_url(settings.log.url), writes=False)
-        findings = look_over(engine, make_texts(settings.log), make_spool(settings.log))
-        engine.dispose()
-    typer.echo(f"{findings.interventions} records looked at")
-    for kind, named in findings.problems.items():
-        typer.echo(f"{findings.counts[kind]} x {kind}")
-        for what in named:
-            typer.echo(f"    {what}")
-    if findings.problems:
-        raise typer.Exit(1)
-    typer.echo("all is well")
-
-
-@log.command("backup")
-def backup(
-    out: Annotated[Path, typer.Option("--out", help="file to write")], config: Config = None, log_url: LogUrl = None
-) -> None:
-    """Copy a SQLite log while it is in use. PostgreSQL: pg_dump."""
-    with settings_for("log backup", config, log_url) as settings:
-        from proxy.log.connect import parse_url
-        from proxy.log.upkeep import backup as copy
-
-        size = copy(parse_url(settings.log.url), out)
-    typer.echo(f"{size} bytes in {out}")
-
-
-@log.command("rekey")
-def rekey(config: Config = None, log_url: LogUrl = None) -> None:
-    """Encrypt every text with the first of log.encryption_key; the keys of old texts must still be there."""
-    with settings_for("log rekey", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
-        from proxy.log.setup import make_texts
-        from proxy.log.upkeep import rekey as write_anew
-
-        texts = make_texts(settings.log)
-        if texts.cipher is None:
-            fail("set log.encryption_key, its new key first, then those that texts were written with", 2)
-        engine = open_engine(parse_url(settings.log.url), writes=True)
-        number = sum(write_anew(engine, texts))
-        engine.dispose()
-    typer.echo(f"{number} texts written anew")
-
-
-@log.command("new-key")
-def make_key() -> None:
-    """Print a fresh key for log.encryption_key."""
-    from proxy.log.cipher import new_key
-    from proxy.log.errors import KeyUnusable
-
-    try:
-        typer.echo(new_key())
-    except KeyUnusable as error:
-        fail(error)
+log.command("purge")(log_upkeep.purge)
+log.command("verify")(log_upkeep.verify)
+log.command("backup")(log_upkeep.backup)
+log.command("rekey")(log_upkeep.rekey)
+log.command("new-key")(log_upkeep.make_key)
