@@ -15,6 +15,7 @@ import random
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -27,6 +28,7 @@ from sqlalchemy import insert
 from benchmarks._report import finish
 from proxy.log import Filters, InterventionLog, counters, rows
 from proxy.log.connect import open_engine, parse_url
+from proxy.log.exports import opened
 from proxy.log.tables import intervention_texts, interventions
 from steer.record import Completion, InterventionRecord, TextSpan, Timings
 
@@ -181,7 +183,24 @@ async def reads(log: InterventionLog, number: int, chance: random.Random, times:
     return figures
 
 
-async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
+async def exports(log: InterventionLog, number: int, folder: Path) -> dict[str, Any]:
+    """The most memory that an export takes at once, for a small and a large part of the log."""
+    figures = {}
+    for part in sorted({min(number, 2_000), min(number, 20_000)}):
+        until = _START + timedelta(seconds=part)
+        tracemalloc.start()
+        start, written = time.perf_counter(), 0
+        with opened(folder / "export.jsonl", "jsonl") as sink:
+            async for record in log.export(Filters(until=until)):
+                written += sink(record)
+        seconds, (_, peak) = time.perf_counter() - start, tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        figures[str(part)] = {"records": written, "peak_mb": round(peak / 1e6, 1)}
+        print(f"export of {written} records: {written / seconds:.0f}/s (traced), at most {peak / 1e6:.1f} MB")
+    return figures
+
+
+async def measure(url: str, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All figures, printed as they come."""
     chance = random.Random(options.seed)
     figures: dict[str, Any] = {"writes": []}
@@ -200,6 +219,7 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
             figures["reads"] = await reads(log, options.records, chance)
             for name, result in figures["reads"].items():
                 print(f"{name:40s} p50 {result['p50_ms']:8.2f} ms   p95 {result['p95_ms']:8.2f} ms")
+            figures["export"] = await exports(log, options.records, folder)
     return figures
 
 
@@ -215,7 +235,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bare = fsync_ms(folder)
         print(f"bare fsync: {bare:.2f} ms")
-        figures = anyio.run(measure, options.url or f"sqlite:///{folder}/log.sqlite", options)
+        figures = anyio.run(measure, options.url or f"sqlite:///{folder}/log.sqlite", options, folder)
     database = parse_url(options.url).get_backend_name() if options.url else "sqlite"
     figures = {"database": database, "bare_fsync_ms": round(bare, 2), "records": options.records, **figures}
     finish("log", figures, seed=options.seed, out=options.out)
