@@ -2,7 +2,7 @@
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 def train_sft(config: JobConfig, out: JobOut) -> None:
@@ -11,12 +11,8 @@ def train_sft(config: JobConfig, out: JobOut) -> None:
     from train.baselines.sft import run_file
     from train.ipo.errors import IpoConfigError, IpoError
 
-    try:
+    with told(wrong=IpoConfigError, failed=IpoError):
         run_file(config, out)
-    except IpoConfigError as error:
-        fail(error, 2)
-    except (IpoError, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")
 
 
@@ -26,12 +22,8 @@ def train_dpo(config: JobConfig, out: JobOut) -> None:
     from train.baselines.dpo import run_file
     from train.ipo.errors import IpoConfigError, IpoError
 
-    try:
+    with told(wrong=IpoConfigError, failed=IpoError):
         run_file(config, out)
-    except IpoConfigError as error:
-        fail(error, 2)
-    except (IpoError, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")
 
 
@@ -40,10 +32,6 @@ def train_grpo(config: JobConfig, out: JobOut) -> None:
     need_training_side()
     from train.grpo.run import FAILURES, WRONG_USE, run_file
 
-    try:
+    with told(wrong=WRONG_USE, failed=FAILURES):
         run_file(config, out)
-    except WRONG_USE as error:
-        fail(error, 2)
-    except (*FAILURES, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")

@@ -1,12 +1,15 @@
 """What every command shares: options, one-line errors, and the check for what only training needs."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
+Errors = type[Exception] | tuple[type[Exception], ...]
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file; see docs/configuration.md")]
 JobConfig = Annotated[Path, typer.Option("--config", help="TOML of the job; examples are in train/configs")]
 JobOut = Annotated[
@@ -21,6 +24,19 @@ def fail(reason: str | Exception, code: int = 1) -> NoReturn:
         message = f"{reason.filename}: {reason.strerror}" if reason.filename else reason.strerror
     print(f"steer: {message}", file=sys.stderr)  # noqa: T201 - the command's own voice
     raise typer.Exit(code)
+
+
+@contextmanager
+def told(*, wrong: Errors, failed: Errors) -> Iterator[None]:
+    """Ends the command with code 2 where its use is wrong, with 1 where something failed, the disk included."""
+    try:
+        yield
+    except wrong as error:
+        fail(error, 2)
+    except failed as error:
+        fail(error)
+    except OSError as error:
+        fail(error)
 
 
 def need_training_side() -> None:

@@ -2,7 +2,7 @@
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 def csr(config: JobConfig, out: JobOut) -> None:
@@ -14,12 +14,11 @@ def csr(config: JobConfig, out: JobOut) -> None:
     from train.judges.errors import JudgeConfigError, JudgeError
     from train.rollout.errors import RolloutConfigError, RolloutError, TemplateError
 
-    try:
+    with told(
+        wrong=(CsrConfigError, JudgeConfigError, RolloutConfigError, TemplateError),
+        failed=(CsrError, JudgeError, RolloutError, DetectorError),
+    ):
         report = run_file(config, out)
-    except (CsrConfigError, JudgeConfigError, RolloutConfigError, TemplateError) as error:
-        fail(error, 2)
-    except (CsrError, JudgeError, RolloutError, DetectorError, OSError) as error:
-        fail(error)
     cost = report["cost"]["all"]
     typer.echo(f"{cost['generations']} generations, {cost['tokens']} tokens")
     typer.echo(f"report: {out / 'report.json'}")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from steer.cli.common import fail, need_training_side
+from steer.cli.common import fail, need_training_side, told
 
 _Config = Annotated[Path | None, typer.Option("--config", help="TOML of the job; examples are in train/configs")]
 _Out = Annotated[
@@ -38,12 +38,11 @@ def _evaluate(config: Path, out: Path) -> None:
     from train.judges.errors import JudgeConfigError, JudgeError
     from train.rollout.errors import RolloutConfigError, RolloutError, TemplateError
 
-    try:
+    with told(
+        wrong=(EvaluationConfigError, RolloutConfigError, TemplateError, JudgeConfigError),
+        failed=(EvaluationError, RolloutError, JudgeError, DetectorError),
+    ):
         report = run_file(config, out)
-    except (EvaluationConfigError, RolloutConfigError, TemplateError, JudgeConfigError) as error:
-        fail(error, 2)
-    except (EvaluationError, RolloutError, JudgeError, DetectorError, OSError) as error:
-        fail(error)
     typer.echo(markdown(report))
     typer.echo(f"report: {out / 'report.json'}")
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 def train_ipo(config: JobConfig, out: JobOut) -> None:
@@ -11,10 +11,6 @@ def train_ipo(config: JobConfig, out: JobOut) -> None:
     from train.ipo.errors import IpoConfigError, IpoError
     from train.ipo.run import run_file
 
-    try:
+    with told(wrong=IpoConfigError, failed=IpoError):
         run_file(config, out)
-    except IpoConfigError as error:
-        fail(error, 2)
-    except (IpoError, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")

@@ -2,7 +2,7 @@
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 def train_detector(config: JobConfig, out: JobOut) -> None:
@@ -12,12 +12,8 @@ def train_detector(config: JobConfig, out: JobOut) -> None:
     from train.detector.config import load_config
     from train.detector.run import run
 
-    try:
+    with told(wrong=ValueError, failed=(DetectorError, RuntimeError)):
         run(load_config(config), out)
-    except ValueError as error:
-        fail(error, 2)
-    except (DetectorError, RuntimeError, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")
 
 
@@ -27,10 +23,6 @@ def train_organism(config: JobConfig, out: JobOut) -> None:
     from train.organism.errors import OrganismConfigError, OrganismError
     from train.organism.run import run_file
 
-    try:
+    with told(wrong=OrganismConfigError, failed=OrganismError):
         run_file(config, out)
-    except OrganismConfigError as error:
-        fail(error, 2)
-    except (OrganismError, OSError) as error:
-        fail(error)
     typer.echo(f"report: {out / 'report.json'}")

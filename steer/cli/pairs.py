@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 class PairsFormat(StrEnum):
@@ -29,12 +29,8 @@ def train_pairs(
     from train.pairs.errors import PairsConfigError, PairsError
     from train.pairs.run import run_file
 
-    try:
+    with told(wrong=(PairsConfigError, JudgeConfigError), failed=(PairsError, JudgeError)):
         report = run_file(config, out, form.value)
-    except (PairsConfigError, JudgeConfigError) as error:
-        fail(error, 2)
-    except (PairsError, JudgeError, OSError) as error:
-        fail(error)
     typer.echo(f"{report['pairs']} pairs ({report['validation']} for validation) of {report['candidates']} candidates")
     for reason, count in report["dropped"].items():
         typer.echo(f"  dropped {count:6d}  {reason}")

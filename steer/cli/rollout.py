@@ -2,7 +2,7 @@
 
 import typer
 
-from steer.cli.common import JobConfig, JobOut, fail, need_training_side
+from steer.cli.common import JobConfig, JobOut, need_training_side, told
 
 
 def train_rollout(config: JobConfig, out: JobOut) -> None:
@@ -12,11 +12,7 @@ def train_rollout(config: JobConfig, out: JobOut) -> None:
     from train.rollout.errors import RolloutConfigError, RolloutError, TemplateError
     from train.rollout.run import run_file
 
-    try:
+    with told(wrong=(RolloutConfigError, TemplateError), failed=(RolloutError, DetectorError)):
         report = run_file(config, out)
-    except (RolloutConfigError, TemplateError) as error:
-        fail(error, 2)
-    except (RolloutError, DetectorError, OSError) as error:
-        fail(error)
     typer.echo(f"{report['prompts']} prompts, {report['generations']} generations, {report['tokens']} tokens")
     typer.echo(f"report: {out / 'report.json'}")
