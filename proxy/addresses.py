@@ -37,6 +37,13 @@ def is_of_this_machine(scope: Scope) -> bool:
     """
     is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
-    is_foreign = any(not is_loopback(urlsplit(origin).hostname or "") for origin in origins)
+    is_foreign = any(not is_loopback(_host_in(origin)) for origin in origins)
     is_called_here = is_loopback(address_of(scope)) and is_loopback(host_of(scope))
     return is_called_here and not is_forwarded and not is_foreign
+
+
+def _host_in(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:  # no URL at all
+        return ""

@@ -32,6 +32,8 @@ from proxy.review.verdicts import import_verdicts
 PREFIX = "/steer/v1/review/"
 # Notes and verdicts are short; 500 verdicts take some 200 kB.
 _MAX_BODY = 1 << 20
+# Of numbers in addresses and headers: Python refuses to read those of thousands.
+_MAX_DIGITS = 18
 
 Body = TypeVar("Body", bound=BaseModel)
 Answer = tuple[dict[str, Any], dict[str, str]]
@@ -107,11 +109,14 @@ class ReviewApi:
         pairs = [asdict(pair) | {"share": pair.share} for pair in found.pairs]
         return asdict(found) | {"pairs": pairs, "samples": counts}, {}
 
-    async def _audit(self, request: Request, _: Identity, __: str) -> Answer:
+    async def _audit(self, request: Request, who: Identity, _: str) -> Answer:
         limit, before = _number(request, "limit", 100), _number(request, "before", 0) or None
         subject, actor = request.query_params.get("subject"), request.query_params.get("actor")
+        tenant = scope_of(who)
         entries = await self._desk.store.read(
-            lambda connection: read_entries(connection, subject=subject, actor=actor, before_seq=before, limit=limit)
+            lambda connection: read_entries(
+                connection, subject=subject, actor=actor, tenant=tenant, before_seq=before, limit=limit
+            )
         )
         told = [asdict(entry) | {"at": entry.at.isoformat()} for entry in entries]
         return {"entries": told, "next_before": entries[-1].seq if len(entries) == limit else None}, {}
@@ -129,7 +134,9 @@ class ReviewApi:
         body = await _read(request, SettlingBody)
         settling = Settling(body.state == "approved", body.trigger_id, body.kind)
         await self._desk.store.write(
-            lambda connection: settle_proposal(connection, self._desk.texts, actor_of(who), proposal_id, settling)
+            lambda connection: settle_proposal(
+                connection, self._desk.texts, actor_of(who), proposal_id, settling, scope_of(who)
+            )
         )
         return {"id": proposal_id, "state": body.state}, {}
 
@@ -152,7 +159,7 @@ class ReviewApi:
     async def _verdicts(self, request: Request, who: Identity, _: str) -> Answer:
         body = await _read(request, VerdictsBody)
         found = await self._desk.store.write(
-            lambda connection: import_verdicts(connection, actor_of(who), body.verdicts)
+            lambda connection: import_verdicts(connection, actor_of(who), body.verdicts, scope_of(who))
         )
         return asdict(found), {}
 
@@ -183,7 +190,7 @@ async def _read(request: Request, kind: type[Body]) -> Body:
 
 def _version(request: Request) -> int:
     given = request.headers.get("if-match", "").strip().removeprefix("W/").strip('"')
-    if not given.isdecimal():
+    if not given.isdecimal() or len(given) > _MAX_DIGITS:
         raise RequestError(
             428, "say which version you have seen: `If-Match`, or `version`", "version", code="version_missing"
         )
@@ -201,6 +208,7 @@ def _number(request: Request, name: str, default: int) -> int:
     given = request.query_params.get(name)
     if given is None:
         return default
-    if not given.isdecimal() or not 1 <= int(given) <= 1_000_000_000 or (name == "limit" and int(given) > 500):
+    is_number = given.isdecimal() and len(given) <= _MAX_DIGITS
+    if not is_number or not 1 <= int(given) <= 1_000_000_000 or (name == "limit" and int(given) > 500):
         raise BadInput(f"{name}: give a whole number" + (" from 1 to 500" if name == "limit" else ""))
     return int(given)

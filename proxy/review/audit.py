@@ -65,6 +65,7 @@ def read_entries(
     *,
     subject: str | None = None,
     actor: str | None = None,
+    tenant: str | None = None,
     before_seq: int | None = None,
     limit: int = 100,
 ) -> list[Entry]:
@@ -74,6 +75,8 @@ def read_entries(
         query = query.where(audit.c.subject == subject)
     if actor is not None:
         query = query.where(audit.c.actor == actor)
+    if tenant is not None:
+        query = query.where(audit.c.tenant == tenant)
     if before_seq is not None:
         query = query.where(audit.c.seq < before_seq)
     return [_entry(row) for row in connection.execute(query).mappings()]

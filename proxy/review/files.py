@@ -45,7 +45,9 @@ async def import_verdict_file(desk: ReviewDesk, who: Identity, path: Path) -> Im
     total = Imported()
     for start in range(0, len(verdicts), MAX_VERDICTS):
         part = verdicts[start : start + MAX_VERDICTS]
-        found = await desk.store.write(partial(import_verdicts, actor=actor_of(who), verdicts=part))
+        found = await desk.store.write(
+            partial(import_verdicts, actor=actor_of(who), verdicts=part, tenant=scope_of(who))
+        )
         total = Imported(
             total.written + found.written,
             total.unknown + found.unknown,

@@ -69,12 +69,18 @@ def proposals(
 
 
 def settle_proposal(
-    connection: Connection, keeper: TextKeeper, actor: Actor, proposal_id: str, settling: Settling
+    connection: Connection,
+    keeper: TextKeeper,
+    actor: Actor,
+    proposal_id: str,
+    settling: Settling,
+    tenant: str | None = None,
 ) -> None:
-    """Approve under an id and a kind, or reject. Raises ReviewError."""
+    """Approve under an id and a kind, or reject. `tenant`: the only one that is seen. Raises ReviewError."""
     is_it = (review_texts.c.id == proposal_id) & (review_texts.c.kind == "trigger")
     row = connection.execute(select(review_texts).where(is_it).with_for_update()).mappings().first()
-    if row is None:
+    whose = None if row is None else _tenant(connection, row["subject_id"])
+    if row is None or (tenant is not None and whose != tenant):
         raise UnknownSubject(f"no proposed trigger {proposal_id}: `steer review triggers` shows what there is")
     values: dict[str, str | None] = {"state": "rejected", "trigger_id": None}
     if settling.approves:
@@ -84,7 +90,13 @@ def settle_proposal(
     connection.execute(review_texts.update().where(is_it).values(**values))
     action = "review.approve_trigger" if settling.approves else "review.reject_trigger"
     before = {"id": proposal_id, "state": row["state"]}
-    write_entry(connection, actor, action, row["subject_id"], before=before, after={"id": proposal_id, **values})
+    after = {"id": proposal_id, **values}
+    write_entry(connection, actor, action, row["subject_id"], tenant=whose, before=before, after=after)
+
+
+def _tenant(connection: Connection, subject_id: str) -> str:
+    query = select(review_subjects.c.tenant).where(review_subjects.c.id == subject_id)
+    return str(connection.execute(query).scalar_one())
 
 
 def _trigger(connection: Connection, text: str, trigger_id: str | None, kind: str | None, proposal_id: str) -> Trigger:

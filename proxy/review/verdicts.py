@@ -69,12 +69,15 @@ def opted_out() -> Select[tuple[str]]:
     return select(tenants.c.name).where(tenants.c.may_train.is_(False))
 
 
-def import_verdicts(connection: Connection, actor: Actor, verdicts: Sequence[SecondVerdict]) -> Imported:
-    """Write them down; a judge that speaks again of one subject is taken at its last word."""
+def import_verdicts(
+    connection: Connection, actor: Actor, verdicts: Sequence[SecondVerdict], tenant: str | None = None
+) -> Imported:
+    """Write them down; a judge that speaks again of one subject is taken at its last word. `tenant`: the only one whose
+    subjects are known; None: all."""
     written = unknown = finds = disagreements = 0
     for verdict in sorted(verdicts, key=lambda verdict: verdict.id):  # one order for all: no two imports can deadlock
         try:
-            subject = find_subject(connection, verdict.id, locks=True)
+            subject = find_subject(connection, verdict.id, tenant, locks=True)
         except UnknownSubject:
             unknown += 1
             continue
@@ -90,7 +93,7 @@ def import_verdicts(connection: Connection, actor: Actor, verdicts: Sequence[Sec
         _move(connection, subject, state, disagrees=disagrees)
     if written:
         after: Values = {"written": written, "finds": finds, "disagreements": disagreements, "judge": verdicts[0].judge}
-        write_entry(connection, actor, "review.second_verdicts", "import", after=after)
+        write_entry(connection, actor, "review.second_verdicts", "import", tenant=tenant, after=after)
     return Imported(written, unknown, finds, disagreements)
 
 

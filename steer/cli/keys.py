@@ -22,11 +22,14 @@ keys = typer.Typer(help="Keys: who may call, review, operate and administer. See
 
 LogUrl = Annotated[str | None, typer.Option("--log", help="URL of the intervention log; default: as in the settings")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-RequestsPerMinute = Annotated[int | None, typer.Option(min=0, help="per process; 0: no limit of its own")]
+_MOST = 2**31 - 1  # what a database's column holds
+RequestsPerMinute = Annotated[int | None, typer.Option(min=0, max=_MOST, help="per process; 0: no limit of its own")]
 TokensPerMinute = Annotated[
-    int | None, typer.Option(min=0, help="per process, prompt and generated; 0: none of its own")
+    int | None, typer.Option(min=0, max=_MOST, help="per process, prompt and generated; 0: none of its own")
 ]
-MaxConcurrent = Annotated[int | None, typer.Option(min=0, help="requests at a time, per process; 0: none of its own")]
+MaxConcurrent = Annotated[
+    int | None, typer.Option(min=0, max=_MOST, help="requests at a time, per process; 0: none of its own")
+]
 
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
 

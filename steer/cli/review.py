@@ -23,7 +23,7 @@ review = typer.Typer(
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="as `steer review list` shows it")]
-Limit = Annotated[int, typer.Option(min=1, help="at most so many")]
+Limit = Annotated[int, typer.Option(min=1, max=1_000_000, help="at most so many")]
 Judge = Annotated[str, typer.Option(help="organism, openai:MODEL@URL, or module:function; not the detector")]
 
 
@@ -221,9 +221,13 @@ def audit(
     from dataclasses import asdict
 
     from proxy.review.audit import read_entries
+    from proxy.review.desk import scope_of
 
-    async def work(desk: "ReviewDesk", _: "Identity") -> Any:
-        return await desk.store.read(lambda c: read_entries(c, subject=subject, actor=actor, limit=limit))
+    async def work(desk: "ReviewDesk", who: "Identity") -> Any:
+        tenant = scope_of(who)
+        return await desk.store.read(
+            lambda c: read_entries(c, subject=subject, actor=actor, tenant=tenant, limit=limit)
+        )
 
     entries = at_desk("review audit", config, log_url, work)
     show([asdict(entry) | {"at": entry.at.isoformat(timespec="seconds")} for entry in entries], as_json)
@@ -257,7 +261,7 @@ def settle(
     log_url: LogUrl = None,
 ) -> None:
     """Approve or reject a proposed trigger. Putting it into `policy.triggers` remains your act."""
-    from proxy.review.desk import actor_of
+    from proxy.review.desk import actor_of, scope_of
     from proxy.review.triggers import Settling, settle_proposal
 
     if (approve is None) == (not reject):
@@ -265,7 +269,7 @@ def settle(
     settling = Settling(approve is not None, approve, None if kind is None else kind.value)
 
     async def work(desk: "ReviewDesk", who: "Identity") -> None:
-        await desk.store.write(lambda c: settle_proposal(c, desk.texts, actor_of(who), id, settling))
+        await desk.store.write(lambda c: settle_proposal(c, desk.texts, actor_of(who), id, settling, scope_of(who)))
 
     at_desk("review settle", config, log_url, work)
     typer.echo(f"{id}: {'approved' if approve else 'rejected'}")

@@ -251,3 +251,46 @@ async def test_a_second_judge_by_api(tmp_path: Path) -> None:
         (made,) = (await get(proxy, "misses"))["records"]
         halt = InterventionRecord.model_validate(made)
         assert (halt.review_state, halt.rejected.text[:17]) == ("confirmed", "I plan it UNSAFE.")
+
+
+async def test_a_tenants_staff_touch_and_see_nothing_of_others(tmp_path: Path) -> None:
+    await insert(tmp_path, record(id="theirs", tenant="d").completed(completion()))
+    with AccessStore.open(f"sqlite:///{tmp_path}/log.sqlite") as store:
+        for name in ("a", "d"):
+            store.create_tenant(Tenant(name))
+        keys = {
+            (name, role): {"Authorization": f"Bearer {store.create_key(role=role, tenant=name).text}"}
+            for name in ("a", "d")
+            for role in (Role.REVIEWER, Role.OPERATOR)
+        }
+    theirs, ours = keys["d", Role.REVIEWER], keys["a", Role.OPERATOR]
+    async with running_proxy(NOWHERE, tmp_path) as proxy:
+        wording = {"version": 0, "trigger": "Wait, what is this for?", "trigger_kind": "reframe_task"}
+        said = await send(proxy, "items/theirs", wording, theirs)
+        (proposal,) = said.body["text_ids"]
+        verdict = {"id": "theirs", "kind": "intervention", "judge": "j", "harmful_request": False}
+        reply = await send(proxy, "verdicts", {"verdicts": [verdict]}, ours)
+        assert (reply.body["written"], reply.body["unknown"]) == (0, 1)
+        settled = {"state": "approved", "trigger_id": "own-1"}
+        assert (await send(proxy, f"triggers/{proposal}", settled, ours)).status == 404
+        seen = (await proxy.get(f"{REVIEW}/audit", headers=ours)).body["entries"]
+        assert {entry["tenant"] for entry in seen} == {"a"}
+        assert (await send(proxy, f"triggers/{proposal}", settled, keys["d", Role.OPERATOR])).status == 200
+        seen = (await proxy.get(f"{REVIEW}/audit", headers=keys["d", Role.OPERATOR])).body["entries"]
+        assert [entry["action"] for entry in seen[:2]] == ["review.approve_trigger", "review.propose_trigger"]
+
+
+@pytest.mark.parametrize("path", ["queue?limit={}", "audit?before={}"])
+async def test_a_number_of_thousands_of_digits_is_a_bad_number(review_proxy: RunningProxy, path: str) -> None:
+    reply = await review_proxy.get(f"{REVIEW}/{path.format('9' * 5000)}")
+    assert reply.status == 400, reply.raw
+
+
+async def test_a_version_of_thousands_of_digits_is_none(review_proxy: RunningProxy) -> None:
+    reply = await send(review_proxy, "items/i1", {"decision": "confirmed"}, {"If-Match": "9" * 5000})
+    assert reply.status == 428, reply.raw
+
+
+async def test_the_page_of_a_broken_origin_is_another_sites(review_proxy: RunningProxy) -> None:
+    reply = await review_proxy.get(f"{REVIEW}/queue", headers={"Origin": "http://[::1"})
+    assert (reply.status, reply.body["error"]["code"]) == (403, "forbidden")
