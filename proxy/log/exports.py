@@ -1,6 +1,7 @@
 """Writes an export, record by record: as much as one chunk of the log is in memory, however large the log is.
 
-A file appears under its name when it is whole.
+A file appears under its name when it is whole, readable for its owner alone; what breaks off leaves nothing. Folders of
+others and databases are not written over.
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any
 from proxy.log import formats
 from proxy.log.errors import ExportError
 from proxy.log.formats import Format
+from proxy.log.targets import check_file
 from steer.record import InterventionRecord
 
 # Rows of one Parquet row group.
@@ -37,14 +39,25 @@ ids (`prompt_ids`, `chosen_ids`, `rejected_ids`). Both sides start at `divergenc
 @contextmanager
 def opened(path: Path, form: Format) -> Iterator[Sink]:
     """Takes records; says of each whether the form has a row for it. Raises ExportError, OSError."""
+    if form == "hf":
+        _check_folder(path)
+    else:
+        check_file(path)
     part = path.with_name(path.name + ".part")
     _remove(part)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _SINKS[form](part) as sink:
-        yield sink
-    if path.is_dir():
-        shutil.rmtree(path)
-    part.replace(path)
+    try:
+        if form == "hf":
+            part.mkdir(mode=0o700)
+        else:
+            part.touch(mode=0o600)
+        with _SINKS[form](part) as sink:
+            yield sink
+        if path.is_dir():
+            shutil.rmtree(path)
+        part.replace(path)
+    finally:
+        _remove(part)
 
 
 @contextmanager
@@ -119,7 +132,7 @@ def _parquet(
 
 @contextmanager
 def _data_set(path: Path) -> Iterator[Sink]:
-    (path / "data").mkdir(parents=True)
+    (path / "data").mkdir()
     (path / "README.md").write_text(_CARD, encoding="utf-8")
     with _parquet(path / "data" / "train.parquet", _preference_schema, formats.preference_row) as sink:
         yield sink
@@ -147,6 +160,15 @@ def _preference_schema(arrow: Any) -> Any:
     fields |= dict.fromkeys(("divergence_index", "divergence_chars"), arrow.int32())
     fields |= dict.fromkeys(texts, arrow.string()) | {"score": arrow.float64()}
     return arrow.schema(list(fields.items()))
+
+
+def _check_folder(path: Path) -> None:
+    """Raises ExportError for a place that holds something else than a data set of ours."""
+    ours = {Path("README.md"), Path("data"), Path("data/train.parquet")}
+    if path.is_dir() and {found.relative_to(path) for found in path.rglob("*")} <= ours:
+        return
+    if path.exists():
+        raise ExportError(f"{path} is there and is no data set of an earlier export: name a folder that is not there")
 
 
 def _remove(path: Path) -> None:

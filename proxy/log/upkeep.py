@@ -11,6 +11,7 @@ from sqlalchemy.engine import URL
 from proxy.log.errors import ExportError, LogUnavailable
 from proxy.log.failures import describe, translated
 from proxy.log.tables import intervention_texts
+from proxy.log.targets import check_copy
 from proxy.log.texts import TextKeeper
 
 _ROWS = 200
@@ -19,10 +20,11 @@ _ROWS = 200
 def backup(url: URL, target: Path) -> int:
     """Copy a SQLite log while it is in use; returns bytes. The copy appears under its name when it is whole.
 
-    Raises ExportError for PostgreSQL, whose own tools do it better; LogUnavailable.
+    Raises ExportError for PostgreSQL, whose own tools do it better, and for the log's own place; LogUnavailable.
     """
     if url.get_backend_name() != "sqlite":
         raise ExportError(f"{describe(url)}: back it up with pg_dump, which copies a server in use")
+    check_copy(target, Path(url.database or ""))
     part = target.with_name(target.name + ".part")
     part.unlink(missing_ok=True)
     part.touch(mode=0o600)

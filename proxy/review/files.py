@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from proxy.access.identity import Identity
+from proxy.log.targets import check_file
 from proxy.review.audit import write_entry
 from proxy.review.desk import ReviewDesk, actor_of, scope_of
 from proxy.review.errors import BadInput
@@ -90,6 +91,7 @@ async def _note(desk: ReviewDesk, who: Identity, action: str, count: int) -> Non
 
 
 async def _write(out: Path, items: AsyncGenerator[BaseModel, None]) -> int:
+    check_file(out)
     part, count = out.with_name(out.name + ".part"), 0
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     # Half a character, which a client may send as an escape, becomes a mark: readers of JSON refuse it.

@@ -259,3 +259,29 @@ def test_a_backup_and_new_keys(steer: Steer, log_path: Path, tmp_path: Path, mon
     assert "6 x locked text" in steer("verify", code=1)
     assert "encryption_key" in steer("export", "--out", str(tmp_path / "x"), code=1)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "hf", "argilla"])
+def test_an_export_takes_no_folder_of_somebodys_in_its_place(steer: Steer, tmp_path: Path, form: str) -> None:
+    folder = tmp_path / "mine"
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "thesis.txt").write_text("years of work")
+    assert "mine" in steer("export", "--out", str(folder), "--format", form, code=1)
+    assert (folder / "data" / "thesis.txt").read_text() == "years of work"
+    assert list(tmp_path.glob("*.part")) == []
+
+
+def test_an_export_is_readable_for_its_owner_alone(steer: Steer, tmp_path: Path) -> None:
+    for form in ("jsonl", "parquet", "label-studio", "hf", "jsonl", "hf"):
+        steer("export", "--out", str(tmp_path / form), "--format", form)
+        assert (tmp_path / form).stat().st_mode & 0o077 == 0, form
+
+
+def test_no_copy_takes_the_place_of_the_log_itself(steer: Steer, log_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "also").symlink_to(log_path)
+    before = log_path.stat().st_ino
+    for target in (log_path, tmp_path / "also", Path(f"{log_path}-wal")):
+        assert "another file" in steer("backup", "--out", str(target), code=1)
+    assert "another file" in steer("export", "--out", str(log_path), code=1)
+    assert log_path.stat().st_ino == before
+    assert (tmp_path / "also").is_symlink()
