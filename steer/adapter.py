@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _VERSION = re.compile(r"(?P<name>[^@]+)@(?P<number>[1-9][0-9]{0,8})")
+_PASSING = re.compile(r"[^@]+@eval-[0-9a-f]{12}")
 
 
 class AdapterNameError(ValueError):
@@ -55,6 +56,16 @@ def parse_version(text: str) -> AdapterVersion:
     if found is None or not _NAME.fullmatch(found["name"]):
         raise AdapterNameError(f"{text!r} is no adapter version: write it as name@number, like safe@7")
     return AdapterVersion(found["name"], int(found["number"]))
+
+
+def passing_name(name: str, sha256: str) -> str:
+    """What an engine calls a candidate while it is evaluated: no version yet, and no client's to ask for."""
+    return f"{name}@eval-{sha256[:12]}"
+
+
+def is_passing(model: str) -> bool:
+    """Whether a model's name is such a passing one."""
+    return _PASSING.fullmatch(model) is not None
 
 
 class AdapterState(StrEnum):

@@ -25,6 +25,7 @@ from proxy.log.query import Filters
 from proxy.log.setup import open_reader
 from proxy.settings import Settings
 from proxy.upstream import UpstreamClient
+from steer.adapter import passing_name
 
 T = TypeVar("T")
 
@@ -143,7 +144,7 @@ class BakeDesk:
     @contextmanager
     def lent(self, folder: Path, sha256: str) -> Iterator[str]:
         """A candidate in the engine under a passing name of its own, made of its hash: never another's weights."""
-        name, place = f"{self.name}-eval-{sha256[:12]}", str(folder.resolve())
+        name, place = passing_name(self.name, sha256), str(folder.resolve())
 
         async def load(engines: list[AdapterEngine]) -> None:
             for engine in engines:

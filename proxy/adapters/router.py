@@ -20,7 +20,7 @@ from typing import Protocol
 from proxy.adapters.watch import Side
 from proxy.errors import RequestError, UpstreamError, UpstreamStatusError
 from proxy.guard import ChatRequest
-from steer.adapter import Choice, Route, Traffic, choose, conversation_key
+from steer.adapter import Choice, Route, Traffic, choose, conversation_key, is_passing
 
 logger = logging.getLogger("steer.proxy")
 
@@ -111,14 +111,14 @@ class Router:
 
     def models(self, listed: bytes) -> bytes:
         """The engine's model list as clients may see it: aliases in, versions out; as it came where there are none."""
-        if not self._routes:
-            return listed
         try:
             body = json.loads(listed)
             items = {str(item["id"]): item for item in body["data"]}
         except (ValueError, KeyError, TypeError):
             return listed
-        shown = [item for id, item in items.items() if id not in self._versions]
+        shown = [item for id, item in items.items() if not self._is_inner(id)]
+        if not self._routes and len(shown) == len(items):
+            return listed
         for alias, route in self._routes.items():
             if alias not in items:
                 like = items.get(route.base_model, {"object": "model"})
@@ -138,11 +138,15 @@ class Router:
 
     def _route(self, model: str) -> Route | None:
         route = self._routes.get(model)
-        if route is None and model in self._versions:
+        if route is None and self._is_inner(model):
             raise RequestError(
                 404, f"the model {model!r} is not served by that name: ask for its alias", "model", "model_not_found"
             )
         return route
+
+    def _is_inner(self, model: str) -> bool:
+        """Whether the name is between us and the engine: a version, or a candidate that is being evaluated."""
+        return model in self._versions or is_passing(model)
 
     @contextmanager
     def _in_use(self, route: Route, choice: Choice, key: str) -> Iterator[Routed]:

@@ -12,6 +12,7 @@ from proxy.adapters import changes
 from proxy.adapters.changes import NewAdapter
 from proxy.adapters.registry import AdapterRegistry
 from proxy.adapters.rows import read_adapters, read_events
+from steer.adapter import passing_name
 from tests.e2e.harness import Reply, RunningProxy, running_proxy
 from tests.proxy.lora_upstream import LoraUpstream, adapter_of
 from tests.upstream import Fault, Generation, Script, Trace
@@ -104,6 +105,19 @@ async def test_an_alias_leads_to_its_champion_and_versions_are_not_clients_to_ch
         assert refused.body["error"]["code"] == "model_not_found"
         listed = (await proxy.get("/v1/models")).body["data"]
         assert [model["id"] for model in listed] == ["scripted", "public"]
+
+
+async def test_a_candidate_that_is_being_evaluated_is_neither_shown_nor_given_to_clients(tmp_path: Path) -> None:
+    async with desk_with(tmp_path) as (desk, [proxy]):
+        lent = passing_name("safe", "f" * 64)
+        desk.upstream.adapters[lent] = "/files/unproven"
+        for _ in range(2):  # without any route, and with one
+            refused = await proxy.chat(model=lent, stream=False)
+            assert (refused.status, refused.body["error"]["code"]) == (404, "model_not_found")
+            assert lent not in str((await proxy.get("/v1/models")).body)
+            assert not [asked for asked in desk.upstream.requests if lent in str(asked.body)]
+            desk.promote(desk.add(1))
+            await is_served_by(proxy, "safe@1")
 
 
 async def test_a_halted_stream_resumes_on_its_own_adapter_and_is_recorded_with_it(tmp_path: Path) -> None:
