@@ -79,17 +79,19 @@ class StreamWriter:
     async def event(self, payload: bytes) -> None:
         """Send one event."""
         async with self._lock:
-            await self._start()
-            with anyio.move_on_after(CLIENT_TIMEOUT_S) as waiting:
-                await self._send({"type": "http.response.body", "body": encode(payload), "more_body": True})
-            if waiting.cancelled_caught:
-                raise ClientStuck
+            await self._put(encode(payload), more=True)
 
     async def end(self) -> None:
         """The end mark, and the end of the body."""
         async with self._lock:
-            await self._start()
-            await self._send({"type": "http.response.body", "body": encode(DONE), "more_body": False})
+            await self._put(encode(DONE), more=False)
+
+    async def _put(self, body: bytes, *, more: bool) -> None:
+        await self._start()
+        with anyio.move_on_after(CLIENT_TIMEOUT_S) as waiting:
+            await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        if waiting.cancelled_caught:
+            raise ClientStuck
 
     async def _start(self) -> None:
         if not self._has_started:

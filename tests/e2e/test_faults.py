@@ -11,6 +11,7 @@ import pytest
 from proxy import judge as proxy_judge
 from proxy import session as proxy_session
 from proxy.app import create_app
+from proxy.client import ClientStuck, StreamWriter
 from proxy.errors import ConfigError
 from proxy.log.errors import LogFull
 from proxy.log.store import InterventionLog
@@ -346,6 +347,19 @@ async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatc
             live.close()
         upstream.script = Script(CALM)
         assert (await proxy.chat()).is_complete
+
+
+async def test_a_client_that_takes_everything_but_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.client.CLIENT_TIMEOUT_S", 0.05)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message["more_body"]:
+            await anyio.sleep_forever()
+
+    writer = StreamWriter(send, [])
+    await writer.event(b"{}")
+    with anyio.fail_after(5), pytest.raises(ClientStuck):
+        await writer.end()
 
 
 async def test_a_crash_of_the_proxys_own_ends_the_stream_with_an_error(
