@@ -30,6 +30,12 @@ TEST = "def check(candidate):\n    assert candidate(9.0) == 3.0\n\ncheck(root)\n
         ("\\boxed{2 \\sqrt 5}", "2\\sqrt{5}"),
         ("\\boxed{\\$5}", "5"),
         ("\\boxed{10,\\!080}", "10080"),
+        ("The answer is $2\\sqrt{3}$.", "2\\sqrt{3}"),
+        ("The answer is 3x+2.", "3x+2"),
+        ("The answer is 5x.", "5x"),
+        ("The answer is 5 apples and 2 pears.", "5"),
+        ("The answer is 50%.", "50"),
+        ("The answer is 7, I think", "7"),
     ],
 )
 def test_answers_that_are_the_same_are_right(said: str, expected: str) -> None:
@@ -47,6 +53,9 @@ def test_answers_that_are_the_same_are_right(said: str, expected: str) -> None:
         ("\\boxed{\\frac{1}{0}}", "1"),
         ("It is 3. The answer is 4.", "3"),
         ("\\boxed{1.5}", "1.50001"),
+        ("The answer is $2\\sqrt{3}$.", "2"),
+        ("The answer is 2^{10}.", "2"),
+        ("The answer is 3x+2.", "3"),
     ],
 )
 def test_answers_that_differ_or_can_not_be_read_are_wrong(said: str, expected: str) -> None:

@@ -12,6 +12,10 @@ from fractions import Fraction
 _BOX = re.compile(r"\\f?boxed\s*\{")
 _SAID = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
+# What makes a number the beginning of an expression; letters that are units are none.
+_GOES_ON = re.compile(
+    r"\s*(?:\\(?:sqrt|[dtc]?frac|pi|cdot|times)|\^|\+\s*[\w(\\])|\*[\w(\\]|[abciknpqrtu-z](?![A-Za-z])"
+)
 _PLAIN_NUMBER = re.compile(r"[-+]?\d*\.?\d+\Z")
 _FRACTION = re.compile(r"(-?)\\frac\{(-?[\d.]+)\}\{(-?[\d.]+)\}\Z")
 _SLASHED = re.compile(r"(-?)\(?(-?[\d.]+)\)?/\(?(-?[\d.]+)\)?\Z")
@@ -48,7 +52,8 @@ def final_answer(text: str) -> str | None:
         return boxed
     said = list(_SAID.finditer(text))
     tail = text[said[-1].end() :].partition("\n")[0] if said else ""
-    if number := _NUMBER.match(tail.lstrip("$ *")):
+    tail = tail.lstrip("$ *")
+    if (number := _NUMBER.match(tail)) and not _GOES_ON.match(tail, number.end()):
         return number[0]
     if tail.strip(" .*$"):
         return tail.strip().rstrip(".")
