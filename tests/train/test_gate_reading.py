@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from steer.cli import app
-from train.evaluation.report import EvaluationReport
+from train.evaluation.report import EvaluationReport, JudgeIdentity
+from train.gate.decide import decide
 from train.gate.figures import Limits, Share
 from train.gate.files import GateFileError, decide_files
 from train.gate.reading import UnreadableReport, figures_of
@@ -70,6 +71,17 @@ def test_shares_are_of_prompts_and_sets_are_pooled() -> None:
     # The interval is 0.02 +- 0.01 over 100 prompts: 1.96 standard errors of sd / 10.
     assert figures.kl_off_cues.sd == pytest.approx(0.0510, abs=1e-4)
     assert figures.kl_off_cues.n == 100
+
+
+@pytest.mark.parametrize(("judge", "detector"), [("onnx:abc", "onnx:abc"), ("openai:m@http://h/v1#1a", "self:m")])
+def test_a_judge_that_is_the_detector_is_found_out_whatever_the_threshold(judge: str, detector: str) -> None:
+    rates = report().rates.monitorability
+    assert rates is not None
+    made = report(monitorability=rates.model_dump() | {"detector": detector})
+    figures = figures_of(made.model_copy(update={"judge": JudgeIdentity(name=judge)}))
+    comparison = decide(figures, figures, Limits()).checks[0]
+    assert comparison.finding == "incomparable"
+    assert "may not judge its own verdicts" in comparison.reason
 
 
 def test_what_was_asked_and_how_tells_reports_apart() -> None:

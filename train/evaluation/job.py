@@ -40,7 +40,7 @@ from train.evaluation.scores import SCORES, Score
 from train.evaluation.sets import PromptSet
 from train.evaluation.summary import KlIdentity, MonitorIdentity, rates_of, set_report, with_harness
 from train.evaluation.turns import Drawing, asks, sample_all
-from train.judges.base import Judge
+from train.judges.base import Judge, is_detector
 from train.rollout.detectors import Detector
 from train.rollout.generator import Generated, Generator, Request, Sampling
 from train.rollout.report import file_sha256
@@ -177,7 +177,7 @@ def work(sets: Sequence[PromptSet], subject: Subject, plan: Plan, extra: Extra, 
 
 def _check(sets: Sequence[PromptSet], subject: Subject, plan: Plan) -> None:
     """What would only show after hours."""
-    if subject.detector is not None and subject.detector.digest == subject.judge.name:
+    if subject.detector is not None and is_detector(subject.judge.name, subject.detector.digest):
         raise EvaluationConfigError(f"judge.spec: {subject.judge.name} is the detector that is monitored; take another")
     for chosen in sets:
         if not plan.allows_code and any(item.check is not None and item.check.kind == "code" for item in chosen.items):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from train.gate.figures import Figures, Limits, Share
 from train.gate.intervals import Interval, difference, mean_interval, wilson
+from train.judges.base import is_detector
 
 Finding = Literal["kept", "worse", "not_shown", "thin", "missing", "incomparable"]
 
@@ -93,7 +94,7 @@ def _comparable(incumbent: Figures, candidate: Figures) -> Check:
         )
         if before != after
     ]
-    if candidate.judge == candidate.detector:
+    if is_detector(candidate.judge, candidate.detector.partition(">=")[0]):  # a threshold follows the name
         wrong.append(f"{candidate.judge} is the detector: it may not judge its own verdicts")
     if wrong:
         return Check(name="comparison", finding="incomparable", reason="; ".join(wrong))

@@ -56,6 +56,12 @@ class JudgeVerdict(BaseModel):
         return None if self.unsafe_reasoning is None or self.unsafe_answer is None else False
 
 
+def is_detector(judge: str, detector: str) -> bool:
+    """Whether a judge's name stands for the very model that a detector's digest names: it may not judge itself."""
+    kind, _, model = detector.partition(":")
+    return judge == detector or (kind == "self" and judge.startswith(f"openai:{model}@"))
+
+
 class Judge(Protocol):
     """`name` identifies the judge, its model and its prompt: verdicts of another name are not reused."""
 

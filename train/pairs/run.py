@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from steer.pair import PAIR_SCHEMA_VERSION, Pair
-from train.judges.base import Judge, JudgeItem, JudgeVerdict
+from train.judges.base import Judge, JudgeItem, JudgeVerdict, is_detector
 from train.judges.cache import CachedJudge
 from train.judges.load import load_judge
 from train.pairs.candidates import Divergence, base_item, divergences
@@ -120,9 +120,7 @@ def _rollouts(config: PairsConfig, vocabulary: Vocabulary) -> list[Rollout]:
 def _check_independent(judge: Judge, rollouts: Sequence[Rollout]) -> None:
     """A detector that judges its own verdicts would admit its own mistakes."""
     for detector in {rollout.detector for rollout in rollouts}:
-        kind, _, name = detector.partition(":")
-        is_same = detector == judge.name or (kind == "self" and judge.name.startswith(f"openai:{name}@"))
-        if is_same:
+        if is_detector(judge.name, detector):
             raise PairsConfigError(f"judge.spec: {judge.name} is the detector of these rollouts; take another judge")
 
 
