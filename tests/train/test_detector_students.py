@@ -29,6 +29,10 @@ def examples(base: Base) -> Examples:
     return made
 
 
+def quiet(line: str) -> None:
+    pass
+
+
 def _config(**fit: object) -> DetectorConfig:
     model = {"request_layers": [0, 1], "segment_layers": [0], "request_slots": 2, "dropout": 0.0}
     return DetectorConfig.model_validate({"data": {"traces": ["t"]}, "model": model, "fit": fit})
@@ -43,11 +47,11 @@ def test_epochs_that_draw_anew_are_trained_to_their_end(base: Base, examples: Ex
 
 
 def test_a_student_goes_on_from_an_earlier_one(base: Base, examples: Examples, tmp_path: Path) -> None:
-    (first,) = train_students(_config(epochs=1), base, examples, tmp_path, str)
+    (first,) = train_students(_config(epochs=1), base, examples, tmp_path, quiet)
     (tmp_path / "again").mkdir()
     rates = {"learning_rate": 1e-12, "request_learning_rate": 1e-12, "weight_decay": 0.0}
     (second,) = train_students(
-        _config(epochs=1, seed=5, start=str(first), **rates), base, examples, tmp_path / "again", str
+        _config(epochs=1, seed=5, start=str(first), **rates), base, examples, tmp_path / "again", quiet
     )
     before, after = load_file(first), load_file(second)
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -58,11 +62,11 @@ def test_a_start_that_does_not_fit_is_named(base: Base, examples: Examples, tmp_
     other.write_bytes(b"no tensors")
     for start in (other, tmp_path / "missing.safetensors"):
         with pytest.raises(DataError, match=r"fit\.start = .*does not fit this model"):
-            train_students(_config(start=str(start)), base, examples, tmp_path, str)
+            train_students(_config(start=str(start)), base, examples, tmp_path, quiet)
 
 
 def test_the_mean_lies_between_students_of_one_start(base: Base, examples: Examples, tmp_path: Path) -> None:
-    paths = train_students(_config(epochs=1, students=2), base, examples, tmp_path, str)
+    paths = train_students(_config(epochs=1, students=2), base, examples, tmp_path, quiet)
     assert [path.name for path in paths] == [
         "student-0.safetensors",
         "student-1.safetensors",

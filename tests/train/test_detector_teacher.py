@@ -74,7 +74,8 @@ def test_every_segment_is_labelled_by_teachers_that_did_not_train_on_it(
 
 
 def test_labels_once_made_are_not_made_again(base: Base, examples: Examples, tmp_path: Path) -> None:
-    config, lines = TeacherConfig(folds=2, layers=(0, 1), epochs=1), []
+    config = TeacherConfig(folds=2, layers=(0, 1), epochs=1)
+    lines: list[str] = []
     first = soft_labels(base, examples, config, _FIT, tmp_path, lines.append)
     made = len(lines)
     again = soft_labels(base, examples, config, _FIT, tmp_path, lines.append)

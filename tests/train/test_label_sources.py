@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from steer.record import InterventionRecord, ReviewState, TextSpan, Timings
 from train.label.config import (
@@ -205,7 +206,14 @@ def test_the_example_config_is_valid_and_a_wrong_one_is_named(tmp_path: Path) ->
 
 def test_every_field_of_the_config_is_in_the_docs() -> None:
     text = (Path(__file__).parents[2] / "docs/labelling.md").read_text(encoding="utf-8")
-    parts = [LabelConfig, InputConfig, TeacherConfig, WindowConfig, PricesConfig, AgreementConfig]
+    parts: list[type[BaseModel]] = [
+        LabelConfig,
+        InputConfig,
+        TeacherConfig,
+        WindowConfig,
+        PricesConfig,
+        AgreementConfig,
+    ]
     tables = {"inputs", "teacher", "window", "prices", "agreement"}
     fields = {name for part in parts for name in part.model_fields} - tables
     assert not [name for name in sorted(fields) if f"`{name}`" not in text]
