@@ -10,7 +10,9 @@ import gzip
 import json
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple, TextIO, TypedDict
 
@@ -70,7 +72,7 @@ def detect_file(
     temporary = out_path.with_name(out_path.name + ".part")
     traces = segments = halted = 0
     try:
-        with open_text(in_path) as source, temporary.open("w", encoding="utf-8") as sink:
+        with whole_text(in_path) as source, temporary.open("w", encoding="utf-8") as sink:
             bar = _Progress(in_path, progress)
             for trace in read_traces(source, in_path):
                 result = detect(trace, classifier, limit, max_segment_chars)
@@ -106,6 +108,16 @@ def detect(
 def open_text(path: Path) -> IO[str]:
     """`path` for reading as UTF-8, unpacked where its name ends in `.gz`."""
     return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+
+
+@contextmanager
+def whole_text(path: Path) -> Iterator[IO[str]]:
+    """As `open_text`; raises InputError, naming the file, where it is cut short or no text, OSError else."""
+    with open_text(path) as lines:
+        try:
+            yield lines
+        except (UnicodeDecodeError, EOFError, zlib.error) as error:
+            raise InputError(f"{path} is no whole UTF-8 text ({error}): make it again") from error
 
 
 def read_traces(source: Iterator[str] | IO[str], path: Path) -> Iterator[Trace]:

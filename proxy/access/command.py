@@ -11,7 +11,7 @@ from pathlib import Path
 
 from proxy.access import keytext
 from proxy.access.errors import CommandDenied
-from proxy.access.identity import LOCAL, Identity
+from proxy.access.identity import DEFAULT_TENANT, LOCAL, Identity
 from proxy.access.model import Key
 from proxy.access.roles import Role, allowed_to_run
 from proxy.access.store import AccessStore
@@ -21,12 +21,14 @@ from proxy.settings import Settings
 
 # The key of who runs commands. In the environment, since a command line is there for every user of a machine to read.
 KEY_VARIABLE = "STEER_KEY"
+# Commands that see no more than the tenant of who runs them.
+_OF_ONE_TENANT = frozenset({"review"})
 
 
 def admit(command: str, settings: Settings) -> Identity:
     """Who runs `command` (as `proxy.access.roles.COMMANDS` has it). Call it before anything else is done.
 
-    Nobody is asked before there is an administrator, or with `access.required = "never"`.
+    Nobody is asked before there is an administrator (of the tenant `default`), or with `access.required = "never"`.
     Raises CommandDenied, LogError.
     """
     allowed = allowed_to_run(command)
@@ -34,7 +36,7 @@ def admit(command: str, settings: Settings) -> Identity:
         return LOCAL
     with AccessStore.open(settings.log.url) as store:
         keys = store.everything().keys
-    if not any(key.role is Role.ADMIN for key in keys.values()):
+    if not any(key.role is Role.ADMIN and key.tenant == DEFAULT_TENANT for key in keys.values()):
         return LOCAL
     wanted = " or ".join(sorted(allowed))
     key = _shown(os.environ.get(KEY_VARIABLE, ""), keys)
@@ -42,6 +44,11 @@ def admit(command: str, settings: Settings) -> Identity:
         raise CommandDenied(f"`steer {command}` needs a key of role {wanted} that works: put it into {KEY_VARIABLE}")
     if key.role not in allowed:
         raise CommandDenied(f"`steer {command}` needs role {wanted}; the key in {KEY_VARIABLE} has role {key.role}")
+    if key.tenant != DEFAULT_TENANT and command.partition(" ")[0] not in _OF_ONE_TENANT:
+        raise CommandDenied(
+            f"`steer {command}` acts on all tenants, so it needs a key of tenant {DEFAULT_TENANT}; "
+            f"the key in {KEY_VARIABLE} is of tenant {key.tenant}"
+        )
     return key.identity
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from detector.artifact import Artifact
 from detector.classifier import CueClassifier
-from detector.detect import Trace, detect, open_text, read_traces
+from detector.detect import Trace, detect, read_traces, whole_text
 from proxy.log.errors import ImportFailed, LogError
 from proxy.log.store import InterventionLog
 from steer.policy import Policy
@@ -27,8 +27,8 @@ _NO_TIME = Timings(halted_ms=0)
 
 
 def read_records(path: Path) -> Iterator[InterventionRecord]:
-    """Records of a JSONL export, one by one. Raises ImportFailed naming the line."""
-    with open_text(path) as lines:
+    """Records of a JSONL export, one by one. Raises ImportFailed naming the line, InputError, OSError."""
+    with whole_text(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield _record(line, f"{path}, line {number}")
@@ -47,7 +47,7 @@ class Foreign:
 def read_foreign(path: Path, foreign: Foreign) -> Iterator[InterventionRecord | None]:
     """One item a trace: its record, None where it has no cue. Raises InputError naming the line."""
     classifier, policy = CueClassifier(foreign.artifact), foreign.policy
-    with open_text(path) as lines:
+    with whole_text(path) as lines:
         for trace in read_traces(lines, path):
             cue = detect(trace, classifier, policy.threshold, policy.max_segment_chars)["first_cue"]
             yield None if cue is None else _observed(trace, int(cue["start"]), cue["score"], foreign)

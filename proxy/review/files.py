@@ -107,7 +107,10 @@ async def _write(out: Path, items: AsyncGenerator[BaseModel, None]) -> int:
 
 
 def _read(path: Path) -> list[SecondVerdict]:
-    lines = path.read_text(encoding="utf-8").split("\n")
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is no UTF-8 text ({error})") from None
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -285,3 +285,15 @@ def test_no_copy_takes_the_place_of_the_log_itself(steer: Steer, log_path: Path,
     assert "another file" in steer("export", "--out", str(log_path), code=1)
     assert log_path.stat().st_ino == before
     assert (tmp_path / "also").is_symlink()
+
+
+def test_a_file_that_is_cut_short_or_no_text_is_named(steer: Steer, tmp_path: Path) -> None:
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"{}" * 5000)[:-20])
+    (tmp_path / "odd.jsonl").write_bytes(b"\xff\xfe")
+    for name, options in (("cut.jsonl.gz", ()), ("odd.jsonl", ()), ("odd.jsonl", ("--format", "traces"))):
+        assert name in steer("import", "--in", str(tmp_path / name), *options, code=1)
+    done = CliRunner().invoke(
+        app, ["review", "import", str(tmp_path / "odd.jsonl"), "--log", f"sqlite:///{tmp_path}/log.sqlite"]
+    )
+    assert done.exit_code == 2, done.output
+    assert "odd.jsonl" in done.output

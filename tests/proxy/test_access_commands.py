@@ -10,6 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from proxy.access.model import Tenant
 from proxy.access.roles import COMMANDS, Role, allowed_to_run
 from proxy.access.store import AccessStore
 from steer.cli import app
@@ -102,6 +103,30 @@ def test_who_a_command_is_for_may_run_it(keys: dict[Role, str], monkeypatch: pyt
         monkeypatch.setenv("STEER_KEY", keys[role])
         done = RUNNER.invoke(app, name.split())
         assert done.exit_code == 0, done.output
+
+
+def test_what_acts_on_all_tenants_is_not_for_the_staff_of_one(
+    keys: dict[Role, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AccessStore.open(f"sqlite:///{tmp_path}/log.sqlite") as store:
+        store.create_tenant(Tenant("acme"))
+        monkeypatch.setenv("STEER_KEY", store.create_key(role=Role.ADMIN, tenant="acme").text)
+    for name in (
+        "keys create --role admin",
+        "log export --out all.jsonl",
+        "log purge --tenant default",
+        "tenants list",
+    ):
+        done = RUNNER.invoke(app, name.split())
+        assert done.exit_code == 1, done.output
+        assert "the key in STEER_KEY is of tenant acme" in done.stderr
+    assert RUNNER.invoke(app, ["review", "list"]).exit_code == 0
+
+
+@pytest.mark.parametrize("option", ["--requests-per-minute", "--tokens-per-minute", "--max-concurrent"])
+def test_a_limit_that_no_database_holds_is_wrong_use(option: str, tmp_path: Path) -> None:
+    log = ["--log", f"sqlite:///{tmp_path}/log.sqlite"]
+    assert RUNNER.invoke(app, ["keys", "create", "--role", "client", option, "9" * 20, *log]).exit_code == 2
 
 
 @pytest.mark.parametrize("state", ["revoked", "expired"])
