@@ -6,7 +6,10 @@ from urllib.parse import urlsplit
 from starlette.types import Scope
 
 # What reverse proxies add: the request is somebody else's, whoever hands it over.
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip"})
+_FORWARDED = (
+    *(b"x-forwarded-", b"forwarded", b"via", b"x-real-ip", b"x-client-ip", b"true-client-ip", b"cf-connecting-ip"),
+    *(b"x-original-forwarded-for", b"x-envoy-external-address"),
+)
 
 
 def is_loopback(host: str) -> bool:
@@ -35,7 +38,9 @@ def is_of_this_machine(scope: Scope) -> bool:
     A reverse proxy makes every caller a neighbour; a web page can have a browser call this machine, by its own name or
     by one that was made to lead here.
     """
-    is_forwarded = any(name in _FORWARDED for name, _ in scope["headers"])
+    # nginx, unless told otherwise, adds no header and calls us by our own name, but speaks an old version.
+    is_forwarded = scope.get("http_version") == "1.0"
+    is_forwarded |= any(name.startswith(_FORWARDED) for name, _ in scope["headers"])
     origins = [value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"]
     is_foreign = any(not is_loopback(_host_in(origin)) for origin in origins)
     is_called_here = is_loopback(address_of(scope)) and is_loopback(host_of(scope))

@@ -15,6 +15,7 @@ from proxy.access.model import Quota
 from proxy.access.roles import OPERATORS, ROUTES, STAFF, Role, RouteTable
 from proxy.access.store import AccessStore
 from proxy.access.tenants import make_rules
+from proxy.addresses import is_of_this_machine
 from proxy.errors import RequestError
 from proxy.settings import Settings
 
@@ -154,3 +155,20 @@ def test_every_role_but_admin_is_kept_from_something() -> None:
         assert bool(refused) is (role is not Role.ADMIN)
     assert STAFF is not None
     assert Role.CLIENT not in STAFF
+
+
+@pytest.mark.parametrize(
+    ("header", "version"),
+    [
+        (b"x-forwarded-proto", "1.1"),
+        (b"x-forwarded-server", "1.1"),
+        (b"via", "1.1"),
+        (b"true-client-ip", "1.1"),
+        (b"cf-connecting-ip", "1.1"),
+        (b"accept", "1.0"),  # as nginx asks unless it is told otherwise, with this machine's name and no header
+    ],
+)
+def test_a_reverse_proxy_next_door_is_somebody_elses_voice(header: bytes, version: str) -> None:
+    own: dict[str, Any] = {"client": ("127.0.0.1", 1), "headers": [(b"host", b"127.0.0.1:8080")], "http_version": "1.1"}
+    assert is_of_this_machine(own)
+    assert not is_of_this_machine(own | {"headers": [*own["headers"], (header, b"1")], "http_version": version})
