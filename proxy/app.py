@@ -10,6 +10,7 @@ import secrets
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import chain, count
 from typing import Any
 
 import anyio
@@ -125,13 +126,15 @@ class Proxy:
         except (ValueError, RecursionError) as error:
             raise RequestError(400, f"the request body is not valid JSON: {error}", code="invalid_json") from error
         admission, headers = admission_of(scope), parse_scope(scope)
+        # Where a candidate fails the champion is asked anew: what the log counts of the two is told apart by their ids.
+        ids = chain([request_id], (f"{request_id}-{number}" for number in count(2)))
 
         async def serve(request: ChatRequest, routed: Routed) -> None:
             exchange = Exchange(
                 services=self._services,
                 admission=admission,
                 request=request,
-                request_id=request_id,
+                request_id=next(ids),
                 headers=headers,
                 capabilities=await self._services.prober.of(str(request.body["model"]), headers),
                 started=started,

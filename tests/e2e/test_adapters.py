@@ -7,15 +7,17 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import select
 
 from proxy.adapters import changes
 from proxy.adapters.changes import NewAdapter
 from proxy.adapters.registry import AdapterRegistry
 from proxy.adapters.rows import read_adapters, read_events
+from proxy.log.tables import requests
 from steer.adapter import passing_name
 from tests.e2e.harness import Reply, RunningProxy, running_proxy
 from tests.proxy.lora_upstream import LoraUpstream, adapter_of
-from tests.upstream import Fault, Generation, Script, Trace
+from tests.upstream import Fault, Generation, Script, Trace, on_resume
 
 QUICK = {"refresh_s": 0.05}
 
@@ -213,6 +215,37 @@ async def test_a_candidate_that_breaks_is_rolled_back_by_its_traffic(tmp_path: P
         assert "conversations failed, the champion's 0 of" in (event.reason or "")
         await desk.until(lambda: desk.states()["safe@2"] == "retired")
         assert (await proxy.chat("any", model="public")).headers["x-steer-adapter"] == "safe@1"
+
+
+async def test_a_candidate_that_breaks_after_a_halt_costs_a_stream_its_end_and_a_body_nothing(tmp_path: Path) -> None:
+    def cue(generation: Generation) -> Trace:
+        halts = adapter_of(generation) == "safe@2"
+        return Trace("\nA CUE is here.\n", "\n\nNever shown.") if halts else says(generation)
+
+    script = Script(trace=cue, continuation=goes_on, opens_think=True, fault=on_resume(Fault("rst")))
+    async with desk_with(tmp_path, script) as (desk, [proxy]):
+        desk.promote(desk.add(1))
+        await is_served_by(proxy, "safe@1")
+        desk.canary(desk.add(2), 1.0)
+        with anyio.fail_after(20):
+            while (broken := await proxy.chat("a question", model="public")).headers["x-steer-adapter"] != "safe@2":
+                pass
+        assert broken.is_complete
+        assert "error" in broken.chunks[-1]
+        whole = await proxy.chat("a question", model="public", stream=False)
+        said = whole.body["choices"][0]["message"]["content"]
+        assert (whole.headers["x-steer-adapter"], said) == ("safe@1", "\n\nThis is safe@1.")
+        records = (await proxy.settled(2))[-2:]
+        assert {(record.adapter, record.outcome) for record in records} == {("safe@2", "upstream_failed")}
+        assert records[1].request_id != whole.headers["x-request-id"], "two answers, two accounts"
+        await desk.until(lambda: whole.headers["x-request-id"] in counted(desk.registry))
+        assert counted(desk.registry)[whole.headers["x-request-id"]] == 0
+
+
+def counted(registry: AdapterRegistry) -> dict[str, int]:
+    """Interventions of each request in the log."""
+    query = select(requests.c.request_id, requests.c.interventions)
+    return {row[0]: row[1] for row in registry.read(lambda connection: connection.execute(query).all())}
 
 
 async def test_a_candidate_that_serves_well_is_promoted(tmp_path: Path) -> None:
