@@ -130,7 +130,10 @@ def read_traces(source: Iterator[str] | IO[str], path: Path) -> Iterator[Trace]:
 def _trace(line: str, where: str) -> Trace:
     try:
         record = json.loads(line)
-    except ValueError as error:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: holds half a surrogate pair, which is no text") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(record, dict):
         raise InputError(f"{where}: must be an object with id, prompt or messages, and reasoning")

@@ -123,7 +123,8 @@ def canary(
     id: Version,
     weight: Annotated[float, typer.Option(min=0, max=1, help="the candidate's share of conversations")] = 0.1,
     promote_after: Annotated[
-        int | None, typer.Option(min=1, help="conversations after which it is promoted by itself; default: never")
+        int | None,
+        typer.Option(min=1, max=2**31 - 1, help="conversations after which it is promoted by itself; default: never"),
     ] = None,
     reason: Reason = None,
     override: Override = None,

@@ -57,6 +57,8 @@ def test_gzip_is_read(tmp_path: Path) -> None:
         ("[1]", "must be an object"),
         ({"prompt": "a", "reasoning": "b"}, "field id"),
         ({"id": "1", "prompt": "a"}, "field reasoning"),
+        ({"id": "1", "prompt": "a", "reasoning": "b \ud800"}, "half a surrogate pair"),
+        ({"id": "\udc00", "prompt": "a", "reasoning": "b"}, "half a surrogate pair"),
         ({"id": "1", "reasoning": "b"}, "field prompt"),
         ({"id": "1", "prompt": 3, "reasoning": "b"}, "field prompt"),
         ({"id": "1", "messages": [], "reasoning": "b"}, "field messages"),
