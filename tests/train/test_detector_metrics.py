@@ -61,3 +61,10 @@ def test_a_margin_keeps_the_threshold_away_from_benign_scores() -> None:
     benign = [_scored("N", [0.5])]
     assert choose_threshold(harmful, benign, [], 0.0, 1.0) <= 0.6
     assert 1 / (1 + math.exp(-1.0)) < choose_threshold(harmful, benign, [], 0.0, 1.0, margin=1.0) <= 0.9
+
+
+def test_a_share_lies_in_its_own_interval_whatever_the_rounding() -> None:
+    for of in range(1, 400):
+        for count in {0, 1, of // 2, of - 1, of}:
+            found = share(count, of)
+            assert 0 <= found.low <= found.share <= found.high <= 1

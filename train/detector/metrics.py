@@ -59,7 +59,8 @@ def share(count: int, of: int) -> Interval:
     z, p = 1.96, count / of
     centre = (p + z * z / (2 * of)) / (1 + z * z / of)
     half = z * math.sqrt(p * (1 - p) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return Interval(p, count, of, max(0.0, centre - half), min(1.0, centre + half))
+    # Clamped to the share: where all or none were counted, rounding leaves it just outside.
+    return Interval(p, count, of, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
 def offset(item: Scored, threshold: float) -> int | None:
