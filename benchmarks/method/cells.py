@@ -15,15 +15,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from benchmarks.method.prompts import GROUPS
-from benchmarks.method.sizes import Sizes
-from steer.triggers import DEFAULT_TRIGGERS
+from benchmarks.method.sizes import CONFIGS, Sizes
+from train.rollout.config import load_config
 
 Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive"]
 
 # Seconds of a cell on one H200 with a dozen others beside it; what is left of the budget must hold them.
 SECONDS: dict[Kind, float] = {"rollout": 40, "pairs": 40, "choose": 1, "train": 60, "measure": 25, "drive": 50}
 GRPO_SECONDS = 240.0
-BETAS = (0.03, 0.3, 1.0)  # beside the config's own
+BETAS = (0.1, 0.3, 3.0)  # beside the config's own
 DETECTORS = ("oracle", "keywords", "self")  # beside the shipped one
 POOLS = (1, 6, 12)
 ON_PAIRS = ("ipo", "sft", "dpo")
@@ -151,9 +151,9 @@ def _few(source: str, pairs: int) -> dict[str, Any]:
 
 
 def pool(size: int) -> tuple[str, ...]:
-    """Ids of the first triggers of the default pool, kinds in turn."""
+    """Ids of the first triggers of the rollouts' pool, kinds in turn."""
     kinds: dict[str, list[str]] = {}
-    for trigger in DEFAULT_TRIGGERS:
+    for trigger in load_config(CONFIGS / "rollout-organism.toml").triggers.pool:
         kinds.setdefault(trigger.kind, []).append(trigger.id)
     turns = [id for turn in zip(*kinds.values(), strict=True) for id in turn]
     return tuple(turns[:size])

@@ -48,7 +48,7 @@ def test_a_wanted_cell_brings_what_it_needs_and_nothing_else() -> None:
 
 
 def test_pools_are_nested_and_mix_the_kinds() -> None:
-    assert trigger_pool(1) == ("risk-1",)
+    assert trigger_pool(1) == ("risk-own-1",)
     assert trigger_pool(12)[:6] == trigger_pool(6)
     assert {id.partition("-")[0] for id in trigger_pool(6)} == {"risk", "reframe", "criteria"}
 
