@@ -156,7 +156,8 @@ def test_a_tool_call_comes_as_tool_calls(server: EmbeddedServer) -> None:
 
 
 def test_max_tokens_ends_with_length(server: EmbeddedServer) -> None:
-    body = {"prompt": "How", "max_tokens": 3, "return_token_ids": True, "temperature": 0}  # a draw may end the turn sooner
+    # Greedy: a draw may end the turn sooner.
+    body = {"prompt": "How", "max_tokens": 3, "return_token_ids": True, "temperature": 0}
     events = server.stream("/v1/completions", body)
     assert len(ids_of(events)) == 3
     assert events[-1]["choices"][0]["finish_reason"] == "length"
