@@ -24,7 +24,9 @@ def figures_of(report: EvaluationReport) -> Figures:
     """The figures of an evaluation's main variant. Raises UnreadableReport where one is missing."""
     rates = report.rates
     if rates.monitorability is None:
-        raise UnreadableReport(f"{report.name}: no detector was run over the traces; set monitors = true and [monitor] of the evaluation")
+        raise UnreadableReport(
+            f"{report.name}: no detector was run over the traces; set monitors = true and [monitor] of the evaluation"
+        )
     capability = [rate for name, rate in rates.capability.items() if not name.startswith(_HARNESS)]
     if not capability:
         raise UnreadableReport(f"{report.name}: no set with checkable answers was asked; the gate needs one")
