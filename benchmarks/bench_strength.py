@@ -36,7 +36,7 @@ from benchmarks.strength.scorers import NAMES, SLOW, Setup, fingerprint, opened,
 from proxy.judge import Scorer
 from train.detector.config import DataConfig, DetectorConfig, load_config
 from train.detector.data import DataError, Trace, files_hash, read_traces
-from train.detector.run import split_data
+from train.detector.split import split_data
 
 
 class Cells:

@@ -17,7 +17,7 @@ from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
 from proxy.judge import Scorer
 from train.detector.data import Trace
-from train.detector.run import Split
+from train.detector.split import Split
 
 NAMES = ("keywords", "linear", "student", "teacher", "self_check", "judge")
 # Whose sentences cost tens of milliseconds: they are measured on a part of the traces.

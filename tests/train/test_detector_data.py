@@ -16,7 +16,7 @@ from train.detector.data import DataError, Trace, is_validation, label_segments,
 from train.detector.examples import Examples, prompt_examples, trace_examples
 from train.detector.fit import epoch_batches
 from train.detector.lookalikes import lookalikes
-from train.detector.run import split_data
+from train.detector.split import split_data
 
 
 def _trace(sentences: list[str], labels: str, **fields: object) -> Trace:

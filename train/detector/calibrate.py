@@ -26,6 +26,7 @@ from train.detector.evaluate import score_traces
 from train.detector.metrics import Interval, Scored, choose_threshold, cue_report, halted, thresholds_within
 from train.detector.plots import plot_reliability
 from train.detector.reliability import CalibrationReport, calibrate_scores
+from train.detector.split import split_data
 
 HISTOGRAM_BINS = 20
 # Operating points: multiples of the configured budgets and of the margin. The shipped threshold is balanced; strict is
@@ -166,8 +167,6 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="TOML of the job that made it")
     parser.add_argument("--out", type=Path, required=True, help="folder for calibration.json and reliability.png")
     args = parser.parse_args()
-    from train.detector.run import split_data  # noqa: PLC0415 - run imports this file, and torch
-
     args.out.mkdir(parents=True, exist_ok=True)
     config = load_config(args.config)
     before = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))

@@ -13,9 +13,8 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -24,18 +23,8 @@ from detector.context import ContextEncoder
 from train.detector.asked import asked_goals
 from train.detector.base import Base, load_base, prune_vocabulary
 from train.detector.calibrate import calibrate
-from train.detector.config import DataConfig, DetectorConfig
-from train.detector.data import (
-    DataError,
-    Prompt,
-    Trace,
-    files_hash,
-    is_validation,
-    prompt_hash,
-    read_prompts,
-    read_traces,
-    split_text,
-)
+from train.detector.config import DetectorConfig
+from train.detector.data import files_hash
 from train.detector.evaluate import score_traces
 from train.detector.examples import Examples, frame_examples, prompt_examples, trace_examples
 from train.detector.export import export_graphs
@@ -44,21 +33,12 @@ from train.detector.lookalikes import lookalikes
 from train.detector.metrics import summary
 from train.detector.model import Student
 from train.detector.plots import plot_scores
+from train.detector.split import Split, split_data
 from train.detector.students import best, load_student, spread, train_students
 from train.detector.teacher import soft_labels
 
 # Enough frame traces to meet each word of theirs more than once.
 _VOCABULARY_FRAMES = 4000
-
-
-class Split(NamedTuple):
-    """Traces and prompts by use; `holdout` are whole model families or sources kept out to measure transfer."""
-
-    train: list[Trace]
-    prompts: list[Prompt]  # those of unlabelled traces among them
-    validation: list[Trace]
-    holdout: list[Trace]
-    unlabelled: list[Trace]  # of `self_train_sources`, for the teacher to label
 
 
 def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dict[str, object]:
@@ -84,42 +64,6 @@ def run(config: DetectorConfig, out: Path, progress: TextIO = sys.stderr) -> dic
         report_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     result: dict[str, object] = json.loads(report_path.read_text(encoding="utf-8"))
     return result
-
-
-def split_data(config: DataConfig) -> Split:
-    """Read everything and split by prompt; prompts of the validation traces are dropped from the prompt sets too."""
-    traces = [trace for trace in read_traces(config.traces) if trace.source not in config.exclude_sources]
-    if not any(trace.labels for trace in traces):
-        raise DataError("no labelled trace in data.traces")
-    holdout = [t for t in traces if t.labels and _is_held_out(t, config)]
-    rest = [t for t in traces if t.labels and not _is_held_out(t, config)]
-    validation = [t for t in rest if is_validation(split_text(t, config.judged_sources), config.validation_share)]
-    kept_ids = {t.id for t in validation}
-    seen_elsewhere = {prompt_hash(t.prompt) for t in [*validation, *holdout]}
-    asked = [
-        Prompt(prompt=t.prompt, label=t.prompt_label, source=t.source)
-        for t in traces
-        if not t.labels and t.source not in config.judged_sources
-    ]
-    prompts = [
-        p
-        for p in [*read_prompts(config.prompts), *_distinct(asked)]
-        if p.source not in (*config.holdout_sources, *config.exclude_sources)
-        and prompt_hash(p.prompt) not in seen_elsewhere
-    ]
-    unlabelled = [
-        t
-        for t in traces
-        if not t.labels
-        and t.source in config.self_train_sources
-        and not _is_held_out(t, config)
-        and t.prompt_label == "harmful"
-        and prompt_hash(t.prompt) not in seen_elsewhere
-    ]
-    # A held-out model's prompts may have been put to other models: those traces go as well.
-    held_prompts = {prompt_hash(t.prompt) for t in holdout if len(t.prompt) <= 300}
-    train = [t for t in rest if t.id not in kept_ids and prompt_hash(t.prompt) not in held_prompts]
-    return Split(train, prompts, validation, holdout, unlabelled)
 
 
 def trained_student(config: DetectorConfig, split: Split, out: Path, progress: TextIO) -> tuple[Student, Base]:
@@ -183,14 +127,6 @@ def evaluate(config: DetectorConfig, split: Split, artifact: Path, out: Path, pr
             if name == "validation":
                 plot_scores(scored, loaded.threshold, out / "scores.png")
     return report
-
-
-def _is_held_out(trace: Trace, config: DataConfig) -> bool:
-    return trace.source in config.holdout_sources or any(name in trace.model for name in config.holdout_models)
-
-
-def _distinct(prompts: Sequence[Prompt]) -> list[Prompt]:
-    return list({prompt_hash(p.prompt): p for p in prompts}.values())
 
 
 def _texts(split: Split) -> list[str]:
