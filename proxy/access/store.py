@@ -20,7 +20,7 @@ from proxy.access.roles import Role
 from proxy.access.tables import access_version, keys, tenants
 from proxy.access.trail import note_key, note_tenant
 from proxy.log import migrate
-from proxy.log.connect import open_engine, parse_url, prepare_file
+from proxy.log.connect import parse_url, prepare_file
 from proxy.log.failures import translated
 from proxy.log.rows import now_us
 from proxy.log.sql import insert_once
@@ -56,13 +56,7 @@ class AccessStore:
         """Open or create the log's database and bring its schema up to date."""
         parsed = parse_url(url)
         prepare_file(parsed)
-        writing = open_engine(parsed, writes=True)
-        try:
-            migrate.upgrade(writing)
-        except BaseException:
-            writing.dispose()
-            raise
-        return cls(open_engine(parsed, writes=False), writing)
+        return cls(*migrate.open_upgraded(parsed))
 
     def close(self) -> None:
         """Give back the connections."""

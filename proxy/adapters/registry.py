@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from sqlalchemy import Connection, Engine
 
 from proxy.log import migrate
-from proxy.log.connect import open_engine, parse_url, prepare_file
+from proxy.log.connect import parse_url, prepare_file
 from proxy.log.errors import LogUnavailable
 from proxy.log.failures import translated
 
@@ -29,13 +29,7 @@ class AdapterRegistry:
         """In the log's own database, made or upgraded if need be. Raises LogError."""
         parsed = parse_url(url)
         prepare_file(parsed)
-        writing = open_engine(parsed, writes=True)
-        try:
-            migrate.upgrade(writing)
-        except BaseException:
-            writing.dispose()
-            raise
-        return cls(open_engine(parsed, writes=False), writing)
+        return cls(*migrate.open_upgraded(parsed))
 
     def read(self, query: Callable[[Connection], T]) -> T:
         """What `query` finds. Raises LogError."""

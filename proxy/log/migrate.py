@@ -7,8 +7,9 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import URL, Connection, Engine, func, select, text
 
+from proxy.log.connect import open_engine
 from proxy.log.errors import SchemaTooNew
 from proxy.log.failures import describe, translated
 
@@ -25,6 +26,17 @@ def upgrade(engine: Engine) -> None:
             if _revision(connection) == newest:
                 return
         _migrate(engine, config, "head")
+
+
+def open_upgraded(url: URL) -> tuple[Engine, Engine]:
+    """(reading, writing) of a log at the newest schema; nothing stays open where it can't be. Raises LogError."""
+    writing = open_engine(url, writes=True)
+    try:
+        upgrade(writing)
+    except BaseException:
+        writing.dispose()
+        raise
+    return open_engine(url, writes=False), writing
 
 
 def downgrade(engine: Engine, revision: str) -> None:

@@ -13,7 +13,7 @@ import anyio.to_thread
 from sqlalchemy import Connection, Engine
 
 from proxy.log import migrate
-from proxy.log.connect import open_engine, parse_url
+from proxy.log.connect import parse_url
 from proxy.log.errors import LogUnavailable
 from proxy.log.failures import describe, translated
 
@@ -32,13 +32,7 @@ class ReviewStore:
         parsed = parse_url(url)
         if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
             raise LogUnavailable(f"{describe(parsed)} does not exist: correct the path, or start the proxy first")
-        writing = open_engine(parsed, writes=True)
-        try:
-            migrate.upgrade(writing)
-        except BaseException:
-            writing.dispose()
-            raise
-        return cls(open_engine(parsed, writes=False), writing)
+        return cls(*migrate.open_upgraded(parsed))
 
     async def read(self, read: Callable[[Connection], T]) -> T:
         """What `read` finds, in one view of the database."""
