@@ -2,6 +2,7 @@
 
     python -m benchmarks.bench_crash                                              1,000 kills, SQLite
     python -m benchmarks.bench_crash --kills 300 --url postgresql+psycopg://user@host/empty_database
+    python -m benchmarks.bench_crash --work FOLDER                                goes on where an earlier run ended
 
 The application, its server and its log are the real ones; engine and detector are scripted. A process is killed, not
 the machine: what the kernel was given survives. Exit code 1 where anything was lost, doubled or half-written.
@@ -20,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,31 @@ class Stream:
     def has_ended(self) -> bool:
         """Whether the client saw the terminal frame."""
         return b"data: [DONE]" in self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What the clients of one life saw; a line of lives.jsonl."""
+
+    seconds: float
+    streams: int
+    ended: int
+    cut: int
+    told: list[str]
+    promised: list[str]
+    """Interventions of streams that ended before their clients' eyes: these must be complete."""
+
+    @classmethod
+    def of(cls, streams: list[Stream], seconds: float) -> "Life":
+        """Summed up."""
+        return cls(
+            round(seconds, 2),
+            len(streams),
+            sum(stream.has_ended for stream in streams),
+            sum(bool(stream.raw) and not stream.has_ended for stream in streams),
+            [record_id for stream in streams for record_id in stream.told],
+            [record_id for stream in streams if stream.has_ended for record_id in stream.told],
+        )
 
 
 @dataclass(slots=True)
@@ -158,12 +184,11 @@ async def _listen(port: int, stream: Stream, came: Callable[[], None]) -> None:
         return
 
 
-async def kill_many(url: str, kills: int, seed: int, *, shows: bool = False) -> dict[str, Any]:
-    """All lives on one log, then what the log holds. Use an empty database."""
-    chance = random.Random(seed)
-    streams: list[Stream] = []
-    started = time.perf_counter()
-    async with ScriptedUpstream(script(chance)) as upstream:
+async def kill_many(url: str, kills: int, seed: int, *, diary: Path | None = None) -> dict[str, Any]:
+    """All lives on one log, then what the log holds. Use an empty database, or that of the diary's lives."""
+    lives = _read(diary)
+    # A script of its own for each run that goes on, so that it repeats none.
+    async with ScriptedUpstream(script(random.Random(f"{seed}:{len(lives)}"))) as upstream:
         settings = {
             "log": {"url": url},
             "upstream": {"url": upstream.url},
@@ -171,17 +196,33 @@ async def kill_many(url: str, kills: int, seed: int, *, shows: bool = False) -> 
             "metrics": {"enabled": False},
         }
         with server(settings) as forks:
-            for life in range(kills):
+            for number in range(len(lives), kills):
+                started = time.perf_counter()
                 pid = await anyio.to_thread.run_sync(forks.fork)
-                streams += await live(forks.port, pid, chance)
+                streams = await live(forks.port, pid, random.Random(f"{seed}:{number}"))
+                lives.append(Life.of(streams, time.perf_counter() - started))
                 upstream.generations.clear()
                 upstream.requests.clear()
-                if shows and (life + 1) % 50 == 0:
-                    print(f"{life + 1} kills, {time.perf_counter() - started:.0f} s", flush=True)
+                if diary is not None:
+                    _note(diary, lives)
             assert forks.process.stdin is not None
             forks.process.stdin.close()
     found = await _found(url)
-    return {"kills": kills, "seconds": round(time.perf_counter() - started, 1)} | judge(streams, found, url)
+    return {"kills": kills, "seconds": round(sum(life.seconds for life in lives), 1)} | judge(lives, found, url)
+
+
+def _read(diary: Path | None) -> list[Life]:
+    if diary is None or not diary.exists():
+        return []
+    return [Life(**json.loads(line)) for line in diary.read_text(encoding="utf-8").splitlines()]
+
+
+def _note(diary: Path, lives: list[Life]) -> None:
+    with diary.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(lives[-1])) + "\n")
+    if len(lives) % 50 == 0:
+        seen, seconds = sum(len(life.told) for life in lives), sum(life.seconds for life in lives)
+        print(f"{len(lives)} kills, {seen} interventions seen, {seconds:.0f} s", flush=True)
 
 
 async def _found(url: str) -> dict[str, Summary]:
@@ -198,10 +239,10 @@ async def _found(url: str) -> dict[str, Summary]:
                 return found
 
 
-def judge(streams: list[Stream], found: dict[str, Summary], url: str) -> dict[str, Any]:
+def judge(lives: list[Life], found: dict[str, Summary], url: str) -> dict[str, Any]:
     """Counts of what was promised and is not so: all must be 0."""
-    told = [record_id for stream in streams for record_id in stream.told]
-    promised = [record_id for stream in streams if stream.has_ended for record_id in stream.told]
+    told = [record_id for life in lives for record_id in life.told]
+    promised = [record_id for life in lives for record_id in life.promised]
     incomplete = [
         record_id
         for record_id in promised
@@ -212,9 +253,9 @@ def judge(streams: list[Stream], found: dict[str, Summary], url: str) -> dict[st
     findings = verify(engine, PLAIN)
     engine.dispose()
     return {
-        "streams": len(streams),
-        "streams_ended": sum(stream.has_ended for stream in streams),
-        "streams_cut_by_a_kill": sum(bool(stream.raw) and not stream.has_ended for stream in streams),
+        "streams": sum(life.streams for life in lives),
+        "streams_ended": sum(life.ended for life in lives),
+        "streams_cut_by_a_kill": sum(life.cut for life in lives),
         "interventions_seen_by_clients": len(told),
         "records": len(found),
         "outcomes": dict(Counter(item.outcome for item in found.values())),
@@ -235,11 +276,15 @@ def main() -> None:
     parser.add_argument("--url", help="an empty database; default: SQLite in a temporary folder")
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, help="folder of log and diary; goes on with what is there")
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         url = options.url or f"sqlite:///{folder}/log.sqlite"
-        figures = anyio.run(lambda: kill_many(url, options.kills, options.seed, shows=True))
+        diary = folder / "lives.jsonl"
+        figures = anyio.run(lambda: kill_many(url, options.kills, options.seed, diary=diary))
     for name, value in figures.items():
         print(f"{name:32s} {value}")
     figures["database"] = parse_url(options.url).get_backend_name() if options.url else "sqlite"
