@@ -197,14 +197,14 @@ class Engine:
         if not self._can_resume:
             return self._refuse(event.kept, "cannot_resume")
         self.interventions += 1
-        trigger = self._triggers.choose(self._rng, self._used)
+        trigger, probability = self._triggers.draw(self._rng, self._used)
         self._used.add(trigger.id)
         before = self._shown.before(event.kept)
         text = trigger.text if not before or before[-1].isspace() else f" {trigger.text}"
         self._shown.start_leg(event.kept, text)
         self._start_leg(halt.channel)
         self._state = _State.RESUMING
-        return [Splice(trigger.id, halt.channel, text), Resume(event.kept, halt.channel)]
+        return [Splice(trigger.id, halt.channel, text, probability), Resume(event.kept, halt.channel)]
 
     # -- verdicts and releases ------------------------------------------------------------------------------------
 

@@ -98,11 +98,12 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Splice:
-    """Append `text` (separator and trigger) to what was kept, in `channel`, and show it."""
+    """Append `text` (separator and trigger) to what was kept, in `channel`, and show it. `probability`: of the draw."""
 
     trigger_id: str
     channel: Channel
     text: str
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,13 @@ class InterventionRecord(BaseModel):
     detector_hash: str
     trigger_id: str | None = Field(description="None where nothing was spliced: refusal or monitor mode")
     trigger: TextSpan = TextSpan()
+    trigger_snapshot: str | None = Field(None, description="selection table it was drawn from; None: the fixed pool")
+    trigger_probability: float | None = Field(
+        None, gt=0, le=1, description="with which it was drawn; None: nothing was, or nobody knows"
+    )
     channel: Channel
     score: float = Field(ge=0, le=1)
-    category: str | None = None
+    category: str | None = Field(None, description="harm category of the request; None: nobody looked")
     messages: list[dict[str, Any]]
     tools: list[dict[str, Any]] | None = None
     prompt_token_ids: list[int] | None = None

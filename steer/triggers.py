@@ -8,7 +8,7 @@ Randomness is the caller's `random.Random`, so that a seed reproduces every choi
 
 import random
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -111,6 +111,13 @@ DEFAULT_TRIGGERS: tuple[Trigger, ...] = (
 )
 
 
+class Drawn(NamedTuple):
+    """A trigger, and the probability with which just this one was drawn."""
+
+    trigger: Trigger
+    probability: float
+
+
 class TriggerPool:
     """The triggers a policy may use; `choose` draws uniformly, sparing those already used where it can."""
 
@@ -128,6 +135,12 @@ class TriggerPool:
         spent = frozenset(used)
         fresh = [trigger for trigger in self.triggers if trigger.id not in spent]
         return rng.choice(fresh or self.triggers)
+
+    def draw(self, rng: random.Random, used: Iterable[str] = ()) -> Drawn:
+        """`choose`, with its probability."""
+        trigger = self.choose(rng, used)
+        num_fresh = len({one.id for one in self.triggers} - frozenset(used))
+        return Drawn(trigger, 1 / (num_fresh or len(self.triggers)))
 
     def get(self, id: str) -> Trigger:
         """The trigger with this id; raises TriggerPoolError when there is none."""
