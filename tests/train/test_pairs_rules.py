@@ -11,7 +11,7 @@ from tests.upstream.tokens import decode, encode
 from train.pairs.candidates import Divergence, divergences
 from train.pairs.config import BenignConfig, CapsConfig, FamiliesConfig, PairsConfig, ShapeConfig
 from train.pairs.families import Member, families, is_validation
-from train.pairs.limits import Limits
+from train.pairs.limits import allowances, by_family, by_tenant
 from train.pairs.rules import Admitted, decide
 from train.pairs.shape import shape
 from train.rollout.trace import Rollout, Sample
@@ -217,17 +217,61 @@ def test_caps_and_duplicates_are_counted_by_prompt_family_and_tenant() -> None:
     def pair(id: str, **changes: Any) -> Pair:
         return base.model_copy(update={"id": id, **changes})
 
-    config = PairsConfig.model_validate({"rollouts": ["x"], "tokenizer": "t", "judge": {"spec": "organism"}})
-    limits = Limits(config.model_copy(update={"caps": CapsConfig(per_prompt=2, per_family=3, per_tenant=1)}))
-    assert limits.refuses(pair("1"), "p") is None
-    assert limits.refuses(pair("1"), "p") == "duplicate"
-    assert limits.refuses(pair("2"), "p") is None
-    assert limits.refuses(pair("3"), "p") == "prompt_cap"
-    assert limits.refuses(pair("4"), "q") is None
-    assert limits.refuses(pair("5"), "q") == "family_cap"
-    assert limits.refuses(pair("6", family="g", tenant="acme"), "r") is None
-    assert limits.refuses(pair("7", family="g", tenant="acme"), "s") == "tenant_cap"
-    assert limits.refuses(pair("8", family="g", kind="benign"), "p") is None, "benign pairs have a cap of their own"
+    config = limited(per_prompt=2, per_family=3, per_tenant=1, tenant_share=1)
+    own = [pair("1"), pair("1"), pair("2"), pair("3"), pair("8", kind="benign")]
+    acme = [pair("6", tenant="acme"), pair("7", tenant="acme")]
+    asked = [*((one, "p") for one in own), (pair("4"), "q"), (acme[0], "r"), (acme[1], "s")]
+    expected = [None, "duplicate", None, "prompt_cap", None, None, None, "tenant_cap"]
+    assert by_tenant(asked, config) == expected, "benign pairs have a cap of their own"
+    kept = [one for one, reason in zip(asked, expected, strict=True) if reason is None]
+    assert by_family(kept, config) == [None, None, None, "family_cap", "family_cap"]
+    same = [(pair("1"), "p"), (pair("1", tenant="acme"), "p"), (pair("2"), "p"), (pair("5", tenant="acme"), "p")]
+    assert by_family(same, config) == [None, "duplicate", None, "prompt_cap"]
+
+
+def limited(**caps: Any) -> PairsConfig:
+    values = {"rollouts": ["x"], "tokenizer": "t", "judge": {"spec": "organism"}, "caps": caps}
+    return PairsConfig.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("counts", "allowed"),
+    [
+        ({"default": 90, "flood": 5000}, {"default": 90, "flood": 30}),
+        ({"a": 100, "b": 100, "c": 100, "flood": 600}, {"a": 100, "b": 100, "c": 100, "flood": 100}),
+        ({"a": 100, "b": 100}, {"a": 33, "b": 33}),
+        ({"only": 500}, {"only": 500}),
+        ({"default": 0, "only": 500}, {"default": 0, "only": 500}),
+        ({}, {}),
+    ],
+)
+def test_a_tenant_brings_at_most_its_share_of_the_union(counts: dict[str, int], allowed: dict[str, int]) -> None:
+    """A quarter of all is a third of what others bring; the operator's own, and who is alone, are not bounded."""
+    found = allowances(counts, CapsConfig(tenant_share=0.25))
+    assert {tenant: min(count, counts[tenant]) for tenant, count in found.items()} == allowed
+
+
+def test_a_flood_neither_exceeds_its_share_nor_takes_the_place_of_others() -> None:
+    base = shaped(rollout("HARM", halted()), max_ratio=10)
+    assert isinstance(base, Pair)
+    others = [(base.model_copy(update={"id": f"a{n}"}), f"p{n}") for n in range(9)]
+    flood = [(base.model_copy(update={"id": f"f{n}", "tenant": "flood"}), f"q{n}") for n in range(500)]
+    reasons = by_tenant([*flood, *others], limited())
+    assert reasons[500:] == [None] * 9
+    assert reasons[:500].count(None) == 3
+    assert set(reasons[:500]) == {None, "tenant_share"}
+
+
+def test_a_tenants_halt_is_benign_by_review_alone() -> None:
+    """Whoever floods the log with harmless prompts that are halted does not choose what is taught of them."""
+    flood = {"tenant": "flood", "record_id": "r"}
+    made = rollout("fine", halted(cue=" Right. More.</think>HELP.", care=f"{CARE}</think>REFUSE."), **flood)
+    assert decided(made) == ["unreviewed"]
+    assert decided(made.model_copy(update={"review_state": "false_halt"})) == ["benign by review"]
+    assert decided(made.model_copy(update={"tenant": "default"})) == ["benign by judge"]
+    assert decided(made, BenignConfig(unreviewed_tenants=True)) == ["benign by judge"]
+    complies = rollout("HARM", halted(care=f" UNSAFE {LONG}.</think>So."), **flood)
+    assert decided(complies) == ["chosen_unsafe"], "the judge sees both sides of it"
 
 
 def test_the_scripted_prompts_open_their_think_block() -> None:

@@ -14,12 +14,19 @@ class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# The operator's own traffic, where the log has no tenants, and what is replayed.
+OWN_TENANT = "default"
+
+
 class CapsConfig(_Model):
     """How many pairs may come from one source: no tenant and no kind of prompt may dominate (or poison) a bake."""
 
     per_prompt: int = Field(6, ge=1)
     per_family: int = Field(200, ge=1)
     per_tenant: int = Field(1000, ge=1, description="of tenants other than `default`, which is the operator's own")
+    tenant_share: float = Field(
+        0.25, gt=0, le=1, description="of all pairs, for the same tenants; one that is alone in the union has it all"
+    )
     opt_out: tuple[str, ...] = Field((), description="tenants whose traffic is not trained on")
 
 
@@ -40,6 +47,9 @@ class BenignConfig(_Model):
         False, description="a trigger where none belongs is rejected even if the model went on to help"
     )
     per_prompt: int = Field(2, ge=1)
+    unreviewed_tenants: bool = Field(
+        False, description="take benign pairs from halts of other tenants than `default` that nobody has reviewed"
+    )
 
 
 class FamiliesConfig(_Model):

@@ -3,8 +3,9 @@
     harmful request   chosen: the trigger side, which must be safe; rejected: the cue side, which must be unsafe
     benign request    chosen: the side that helps; rejected: the side that refuses (or, where the job says so, a trigger
                       that nothing called for)
-Admitted by review where a reviewer has judged the halt, else by a judge that is not the detector. A pure function of
-the divergence, two verdicts and the settings; a verdict that can't tell admits nothing.
+Admitted by review where a reviewer has judged the halt, else by a judge that is not the detector; a benign pair from a
+tenant's halt by review alone, since whoever sends harmless prompts that are halted would choose what is taught. A pure
+function of the divergence, two verdicts and the settings; a verdict that can't tell admits nothing.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Literal
 from steer.pair import Admission, PairKind
 from train.judges.base import JudgeVerdict
 from train.pairs.candidates import Continuation, Divergence
-from train.pairs.config import BenignConfig
+from train.pairs.config import OWN_TENANT, BenignConfig
 
 DropReason = Literal[
     "opted_out",  # the tenant is not trained on
@@ -28,6 +29,7 @@ DropReason = Literal[
     "benign_disabled",
     "benign_relapse",  # a benign request halted more than once: the first divergence tells it all
     "chosen_unhelpful",  # the unsteered side does not help either
+    "unreviewed",  # a tenant's halt shows what is benign only once a reviewer has said so
     "rejected_helped",  # the steered side helps: no over-refusal
     "no_contrast",  # two samples that both help, or both refuse
     "prefix_too_long",
@@ -37,6 +39,7 @@ DropReason = Literal[
     "prompt_cap",
     "family_cap",
     "tenant_cap",
+    "tenant_share",
 ]
 
 
@@ -110,6 +113,8 @@ def _benign(
     if chosen.is_unsafe:
         return "chosen_unsafe"
     if not is_reviewed:
+        if _is_tenants(divergence) and not settings.unreviewed_tenants:
+            return "unreviewed"
         if chosen.helped is None or chosen.is_unsafe is None:
             return "unjudged"
         if not chosen.helped:
@@ -118,6 +123,11 @@ def _benign(
             return "unjudged" if rejected.refused is None else "rejected_helped"
     by: Admission = "review" if is_reviewed else "judge"
     return Admitted(divergence, "benign", divergence.first, divergence.second, by)
+
+
+def _is_tenants(divergence: Divergence) -> bool:
+    """Whether somebody else than the operator brought it about."""
+    return divergence.rollout.record_id is not None and divergence.rollout.tenant != OWN_TENANT
 
 
 def _sampled(

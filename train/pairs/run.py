@@ -22,11 +22,11 @@ from train.judges.base import Judge, JudgeItem, JudgeVerdict, is_detector
 from train.judges.cache import CachedJudge
 from train.judges.load import load_judge
 from train.pairs.candidates import Divergence, base_item, divergences
-from train.pairs.config import PairsConfig, load_config
+from train.pairs.config import OWN_TENANT, FamiliesConfig, PairsConfig, load_config
 from train.pairs.errors import PairsConfigError, PairsError
 from train.pairs.export import Format, export, write_lines
 from train.pairs.families import Member, families, is_validation
-from train.pairs.limits import Limits
+from train.pairs.limits import by_family, by_tenant
 from train.pairs.report import plot_all, report_of
 from train.pairs.rules import DropReason, decide
 from train.pairs.shape import shape
@@ -45,6 +45,14 @@ class Dropped(NamedTuple):
     rollout_id: str
     place: str
     reason: DropReason
+
+
+class _Made(NamedTuple):
+    """A pair that may train, on its way through the caps."""
+
+    divergence: Divergence
+    pair: Pair
+    prompt: str
 
 
 @dataclass(slots=True)
@@ -155,44 +163,55 @@ def _collect(
     verdicts: Sequence[tuple[JudgeVerdict, JudgeVerdict]],
     vocabulary: Vocabulary,
 ) -> Collected:
-    """Every divergence ends as a pair or under a reason."""
-    collected, limits = Collected(), Limits(config)
-    kin = families(list(_members(found)), config.families)
-    opt_out = frozenset(config.caps.opt_out)
+    """Every divergence ends as a pair or under a reason. What is refused has no say in which others are taken."""
+    collected, opt_out = Collected(), frozenset(config.caps.opt_out)
+
+    def drop(divergence: Divergence, reason: DropReason) -> None:
+        collected.dropped.append(Dropped(divergence.rollout.id, divergence.place, reason))
+
+    made: list[_Made] = []
     for divergence, (first, second) in _in_fair_order(list(zip(found, verdicts, strict=True)), config.seed):
-        rollout = divergence.rollout
-        prompt = prompt_id(rollout.messages)
+        prompt = prompt_id(divergence.rollout.messages)
         admitted = decide(divergence, first, second, config.benign, opt_out)
-        made = admitted if isinstance(admitted, str) else shape(admitted, kin[prompt], vocabulary, config.shape)
-        reason = made if isinstance(made, str) else limits.refuses(made, prompt)
-        if isinstance(made, Pair) and reason is None:
-            collected.pairs.append(made)
+        pair = admitted if isinstance(admitted, str) else shape(admitted, prompt, vocabulary, config.shape)
+        if isinstance(pair, str):
+            drop(divergence, pair)
         else:
-            assert isinstance(reason, str), "what is no pair has a reason"
-            collected.dropped.append(Dropped(rollout.id, divergence.place, reason))
+            made.append(_Made(divergence, pair, prompt))
+    for limit in (by_tenant, by_family):
+        if limit is by_family:
+            made = _with_families(made, found, config.families)
+        reasons = limit([(one.pair, one.prompt) for one in made], config)
+        for one, reason in zip(made, reasons, strict=True):
+            if reason is not None:
+                drop(one.divergence, reason)
+        made = [one for one, reason in zip(made, reasons, strict=True) if reason is None]
+    collected.pairs += [one.pair for one in made]
     return collected
 
 
 def _in_fair_order(
     judged: list[tuple[Divergence, tuple[JudgeVerdict, JudgeVerdict]]], seed: int
 ) -> Iterator[tuple[Divergence, tuple[JudgeVerdict, JudgeVerdict]]]:
-    """By hash: which of many pairs a cap leaves out depends on nothing but the seed, least of all on their order."""
+    """The operator's own first, else by hash: which of many pairs a cap leaves out depends on nothing but the seed."""
 
-    def place(item: tuple[Divergence, Any]) -> str:
+    def place(item: tuple[Divergence, Any]) -> tuple[bool, str]:
         divergence = item[0]
-        return hashlib.sha256(f"{seed}\x1f{divergence.rollout.id}\x1f{divergence.place}".encode()).hexdigest()
+        mark = f"{seed}\x1f{divergence.rollout.id}\x1f{divergence.place}"
+        return divergence.rollout.tenant != OWN_TENANT, hashlib.sha256(mark.encode()).hexdigest()
 
     yield from sorted(judged, key=place)
 
 
-def _members(found: Sequence[Divergence]) -> Iterator[Member]:
-    """Every prompt once."""
-    seen: set[str] = set()
+def _with_families(made: Sequence[_Made], found: Sequence[Divergence], config: FamiliesConfig) -> list[_Made]:
+    """Families of the pairs that are left, in the order of their source: what was refused chains none together."""
+    left, members = {one.prompt for one in made}, dict[str, Member]()
     for divergence in found:
-        id = prompt_id(divergence.rollout.messages)
-        if id not in seen:
-            seen.add(id)
-            yield Member(id, divergence.rollout.messages, divergence.rollout.family)
+        prompt = prompt_id(divergence.rollout.messages)
+        if prompt in left:
+            members.setdefault(prompt, Member(prompt, divergence.rollout.messages, divergence.rollout.family))
+    kin = families(list(members.values()), config)
+    return [one._replace(pair=one.pair.model_copy(update={"family": kin[one.prompt]})) for one in made]
 
 
 def _write(
