@@ -26,7 +26,7 @@ import anyio
 from sqlalchemy import insert
 
 from benchmarks._report import finish
-from proxy.log import Filters, InterventionLog, counters, rows
+from proxy.log import Filters, InterventionLog, folding, rows
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.exports import opened
 from proxy.log.tables import intervention_texts, interventions
@@ -126,7 +126,7 @@ def fill(url: str, number: int, chance: random.Random) -> None:
                 [{"intervention_id": item["id"], "part": "halt", "body": body} for item in made],
             )
         with engine.begin() as connection:
-            counters.fold(connection)
+            folding.fold(connection)
     with engine.connect() as connection:
         connection.exec_driver_sql("analyze")
     engine.dispose()

@@ -1,22 +1,19 @@
-"""Reads the counts by day that the database's triggers keep (migration 0002), and folds PostgreSQL's deltas into them.
+"""Reads the counts by day that the database's triggers keep (migration 0002).
 
 Counts answer questions about mode, time and the value of one column more; `scope_of` says which. Whole days come from
-the counts, the parts of days at both ends from the rows. What is asked beyond that is counted by rows (`stats.py`).
+the counts, the parts of days at both ends from the rows. What is asked beyond that, cells answer (`cells.py`).
 """
 
 from collections import Counter
 from dataclasses import fields, replace
 from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, text
 
 from proxy.log.query import Filters
 from proxy.log.rows import microseconds, moment
 
 DAY_US = 86_400_000_000
-_FOLD_LOCK = 0x57EE2003  # any constant: the advisory lock that lets one process fold at a time
-# Deltas folded at a time: some tenths of a second, which whoever writes meanwhile waits.
-_FOLDED = 5000
 
 # The columns by one of which counts are kept, as a scope's name begins.
 _SCOPES = {
@@ -93,19 +90,7 @@ def text_bytes(connection: Connection) -> int:
     return whole_days(connection, Filters(), "*", split(Filters()))["bytes", ""]
 
 
-def fold(connection: Connection) -> bool:
-    """PostgreSQL: add some deltas to the counts. True where there may be more.
-
-    Another process that does so at this moment is left to it.
-    """
-    if connection.dialect.name != "postgresql":
-        return False
-    if not connection.execute(select(func.pg_try_advisory_xact_lock(_FOLD_LOCK))).scalar_one():
-        return False
-    return bool(connection.execute(_FOLD, {"some": _FOLDED}).scalar_one() >= _FOLDED)
-
-
-def _unfolded(source: str) -> str:
+def unfolded(source: str) -> str:
     """Deltas as the counts that they change."""
     scopes = ", ".join(f"('{mark}' || d.{name})" for name, mark in _SCOPES.items())
     kinds = (
@@ -127,13 +112,5 @@ _HEAD = "SELECT kind, value, mode, sum(n) FROM"
 _SUM = {
     False: f"{_HEAD} daily_counts",
     True: f"{_HEAD} (SELECT scope, day, mode, kind, value, n FROM daily_counts "
-    f"UNION ALL {_unfolded('daily_count_deltas')}) AS counted",
+    f"UNION ALL {unfolded('daily_count_deltas')}) AS counted",
 }
-_FOLD = text(
-    "WITH moved AS (DELETE FROM daily_count_deltas "
-    "WHERE ctid = ANY (ARRAY(SELECT ctid FROM daily_count_deltas LIMIT :some)) RETURNING *), folded AS ("
-    "INSERT INTO daily_counts (scope, day, mode, kind, value, n) "
-    f"SELECT scope, day, mode, kind, value, sum(n) FROM ({_unfolded('moved')}) AS changes GROUP BY 1, 2, 3, 4, 5 "
-    "ON CONFLICT (scope, day, mode, kind, value) DO UPDATE SET n = daily_counts.n + excluded.n) "
-    "SELECT count(*) FROM moved"
-)

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from proxy.log import rows
 from proxy.log.errors import UnknownIntervention
+from proxy.log.purges import was_purged
 from proxy.log.query import RequestCounts
 from proxy.log.sql import insert_once
 from proxy.log.tables import intervention_texts, interventions, requests
@@ -43,6 +44,8 @@ class Complete:
     columns: Mapping[str, Any]
     body: str
     text_bytes: int
+    whose: Mapping[str, Any] | None = None
+    """Request, tenant and time of the record, so that a purge knows it. None: not known here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +72,21 @@ def insert_of(record: InterventionRecord, owner_id: str | None, texts: TextKeepe
     return Insert(columns | {"text_bytes": sum(map(_size, bodies.values()))}, bodies)
 
 
-def complete_of(record_id: str, completion: Completion, texts: TextKeeper) -> Complete:
+def whose_of(record: InterventionRecord) -> dict[str, Any]:
+    """What a purge chooses by."""
+    created_us = rows.microseconds(record.created_at)
+    return {"request_id": record.request_id, "tenant": record.tenant, "created_us": created_us}
+
+
+def complete_of(
+    record_id: str, completion: Completion, texts: TextKeeper, whose: Mapping[str, Any] | None = None
+) -> Complete:
     """The second phase of a record."""
     kept = texts.completion(completion)
     columns = rows.completion_columns(completion) | {"completed_us": rows.now_us(), "owner_id": None}
     if kept.stored_text == "redacted" or (kept.stored_text == "none" and texts.store != "none"):
         columns["stored_text"] = "redacted"
-    return Complete(record_id, columns, kept.body, _size(kept.body))
+    return Complete(record_id, columns, kept.body, _size(kept.body), whose)
 
 
 def count_of(counts: RequestCounts) -> Count:
@@ -85,7 +96,7 @@ def count_of(counts: RequestCounts) -> Count:
 
 
 def apply(connection: Connection, entry: Entry) -> None:
-    """Write it. Raises UnknownIntervention for the completion of what was never inserted."""
+    """Write it; what was purged is left out. Raises UnknownIntervention for a completion of what was never inserted."""
     match entry:
         case Insert(columns, texts):
             if insert_once(connection, interventions, columns):
@@ -115,7 +126,7 @@ def _complete(connection: Connection, entry: Complete) -> None:
         _write_text(connection, entry.record_id, "completion", entry.body)
         return
     known = connection.execute(select(interventions.c.id).where(interventions.c.id == entry.record_id)).first()
-    if known is None:
+    if known is None and not (entry.whose and was_purged(connection, entry.whose)):
         raise UnknownIntervention(f"no intervention {entry.record_id} in the log: insert it before completing it")
 
 

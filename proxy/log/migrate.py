@@ -9,8 +9,8 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, func, select, text
 
-from proxy.log.connect import open_engine
-from proxy.log.errors import SchemaTooNew
+from proxy.log.connect import open_engine, parse_url
+from proxy.log.errors import LogUnavailable, SchemaTooNew
 from proxy.log.failures import describe, translated
 
 _MIGRATE_LOCK = 0x57EE2002  # any constant: the advisory lock that lets one process migrate at a time
@@ -37,6 +37,14 @@ def open_upgraded(url: URL) -> tuple[Engine, Engine]:
         writing.dispose()
         raise
     return open_engine(url, writes=False), writing
+
+
+def open_existing(url: str) -> tuple[Engine, Engine]:
+    """The same of a log that must be there: a path typed wrong makes no new one. Raises LogError."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise LogUnavailable(f"{describe(parsed)} does not exist: correct the path, or start the proxy first")
+    return open_upgraded(parsed)
 
 
 def downgrade(engine: Engine, revision: str) -> None:

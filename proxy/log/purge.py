@@ -5,39 +5,13 @@ journal is emptied here; on PostgreSQL `VACUUM` frees it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
 
-from sqlalchemy import ColumnElement, Engine, Table, select
+from sqlalchemy import Engine, select
 
 from proxy.log.failures import translated
+from proxy.log.purges import Purge
 from proxy.log.retention import delete_some, sample_tables
-from proxy.log.rows import microseconds
 from proxy.log.tables import interventions, requests
-
-
-@dataclass(frozen=True, slots=True)
-class Purge:
-    """What is to go: all that are set must hold, at least one is."""
-
-    before: datetime | None = None
-    request_id: str | None = None
-    tenant: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.before is None and self.request_id is None and self.tenant is None:
-            raise ValueError("a purge needs a time, a request or a tenant")
-
-    def where(self, table: Table) -> list[ColumnElement[bool]]:
-        """As SQL."""
-        found: list[ColumnElement[bool]] = []
-        if self.before is not None:
-            found.append(table.c.created_us < microseconds(self.before))
-        if self.request_id is not None:
-            found.append(table.c.request_id == self.request_id)
-        if self.tenant is not None:
-            found.append(table.c.tenant == self.tenant)
-        return found
 
 
 def ids_of(engine: Engine, purge: Purge) -> set[str]:
@@ -51,7 +25,10 @@ def ids_of(engine: Engine, purge: Purge) -> set[str]:
 
 
 def carry_out(engine: Engine, purge: Purge) -> Iterator[int]:
-    """Delete in small transactions beside whoever writes; yields rows deleted by each. Raises LogError."""
+    """Delete in small transactions beside whoever writes; yields rows deleted by each. Raises LogError.
+
+    `purges.remember` comes first, so that nothing that is under way comes after.
+    """
     for table in (interventions, *sample_tables(), requests):
         while True:
             with translated(engine.url), engine.begin() as connection:

@@ -6,15 +6,13 @@ Reads run in worker threads, beside the writing thread: neither waits for the ot
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import fields
 from functools import partial
-from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, Select, select
 
 from proxy.log import migrate
-from proxy.log.connect import open_engine, parse_url
-from proxy.log.errors import LogUnavailable, UnknownIntervention
+from proxy.log.errors import UnknownIntervention
 from proxy.log.failures import describe, translated
 from proxy.log.query import Filters, Page, Stats, Summary
 from proxy.log.rows import microseconds, moment, record_of
@@ -42,15 +40,9 @@ class LogReader:
     @classmethod
     def open(cls, url: str, texts: TextKeeper = PLAIN) -> Self:
         """Open an existing log; an older schema is upgraded. Blocks. Raises LogError."""
-        parsed = parse_url(url)
-        if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-            raise LogUnavailable(f"{describe(parsed)} does not exist: correct the path, or start the proxy first")
-        upgrader = open_engine(parsed, writes=True)
-        try:
-            migrate.upgrade(upgrader)
-        finally:
-            upgrader.dispose()
-        return cls(open_engine(parsed, writes=False), texts)
+        reading, writing = migrate.open_existing(url)
+        writing.dispose()
+        return cls(reading, texts)
 
     async def close(self) -> None:
         """Give back the connections."""

@@ -1,15 +1,15 @@
 """Brings what a spool holds into the database, in order, every line once."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, select
 
-from proxy.log.entries import Complete, Entry, apply, dump
+from proxy.log.entries import Complete, Entry, apply
 from proxy.log.errors import LogError, LogUnavailable, RecordRejected, UnknownIntervention
 from proxy.log.failures import translated
+from proxy.log.rejected import put_aside
 from proxy.log.spool import Chunk, Spool, SpoolPlace
 from proxy.log.sql import insert_or_update
 from proxy.log.tables import spools
@@ -93,7 +93,7 @@ def _apply(spool: Spool, chunk: Chunk, attempt: Attempt) -> LogError | None:
     for entry in ordered:
         error = attempt([_write(entry)])
         if isinstance(error, RecordRejected | UnknownIntervention):
-            _put_aside(spool.path.with_name("rejected.jsonl"), entry, error)
+            _put_aside(spool.path.parent, entry, error)
         elif error is not None:
             return error
     return attempt([done])
@@ -103,15 +103,10 @@ def _write(entry: Entry) -> Write:
     return lambda connection: apply(connection, entry)
 
 
-def _put_aside(path: Path, entry: Entry, error: LogError) -> None:
-    """Nothing is thrown away: what the database refuses can be looked at, and imported by hand."""
+def _put_aside(folder: Path, entry: Entry, error: LogError) -> None:
+    """It can be looked at, and imported by hand."""
+    path = put_aside(folder, entry)
     logger.error("the database refuses a write of the spool, which is now in %s: %s", path, error)
-    with open(path, "ab", opener=_private) as file:
-        file.write(dump(entry) + b"\n")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _position(connection: Connection, spool_id: str) -> int:

@@ -1,4 +1,4 @@
-"""Counts over the log. Questions of time, mode and one column more are answered from counts by day, others by rows."""
+"""Counts over the log. Questions of columns and time are answered from counts and cells by day, others by rows."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
+from proxy.log import cells
 from proxy.log.counters import Counts, scope_of, split, whole_days
 from proxy.log.query import Filters, Stats
 from proxy.log.rows import moment
@@ -26,14 +27,17 @@ def stats_of(connection: Connection, filters: Filters) -> Stats:
     days, scope, asked_scope = split(filters), scope_of(filters), scope_of(asked)
     if scope is not None:
         counts.update(whole_days(connection, filters, scope, days))
-        for edge in days.edges:
-            counts.update(_rows(connection, edge))
-    else:
-        counts.update(_rows(connection, filters))
-    if asked_scope is not None and asked_scope != scope:
+    elif cells.answers(filters):
+        counts.update(cells.interventions_of(connection, filters, days))
+    is_counted = scope is not None or cells.answers(filters)
+    for part in days.edges if is_counted else [filters]:
+        counts.update(_rows(connection, part))
+    if asked_scope is None:
+        counts.update(cells.requests_of(connection, asked, days))
+    elif asked_scope != scope:
         known = whole_days(connection, asked, asked_scope, days)
         counts.update({key: n for key, n in known.items() if key[0] == "request"})
-    for edge in [filters] if asked_scope is None else days.edges:
+    for edge in days.edges:
         counts.update(_requests(connection, replace(asked, since=edge.since, until=edge.until)))
 
     def by(kind: str) -> dict[str, int]:

@@ -6,13 +6,13 @@ a process leaves open when it dies becomes "interrupted" (see `owners.py`).
 
 import logging
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, Engine
 
-from proxy.log import counters, entries, migrate, owners
+from proxy.log import entries, folding, migrate, owners
 from proxy.log.connect import open_engine, parse_url, prepare_file
 from proxy.log.errors import LogError
 from proxy.log.failures import translated
@@ -53,7 +53,8 @@ class InterventionLog(LogReader):
     def __init__(self, reading: Engine, writing: Engine, owner: Owner, options: LogOptions) -> None:
         super().__init__(reading, options.texts)
         self._writing, self._owner, self._options = writing, owner, options
-        self._inserted: set[str] = set()  # on disk and open: a repeated insert has nothing to do
+        # On disk and open, and whose: a repeated insert has nothing to do.
+        self._inserted: dict[str, dict[str, Any]] = {}
         self._spool = None if options.spool is None else Spool.make(options.spool)
         self._writer = Writer(
             writing,
@@ -115,14 +116,15 @@ class InterventionLog(LogReader):
             return
         await self._writer.submit(lambda: entries.insert_of(record, self._owner.owner_id, self._options.texts))
         if record.outcome == "open":
-            self._inserted.add(record.id)
+            self._inserted[record.id] = entries.whose_of(record)
 
     async def complete(self, record_id: str, completion: Completion) -> None:
         """Second phase. A second completion does nothing. Raises UnknownIntervention, LogError."""
         if completion.outcome == "open":
             raise ValueError("a completion has an outcome other than 'open'")
-        await self._writer.submit(lambda: entries.complete_of(record_id, completion, self._options.texts))
-        self._inserted.discard(record_id)
+        whose = self._inserted.get(record_id)
+        await self._writer.submit(lambda: entries.complete_of(record_id, completion, self._options.texts, whose))
+        self._inserted.pop(record_id, None)
 
     async def count(self, counts: RequestCounts) -> None:
         """Keep a request's counts; a second time does nothing. Raises LogError."""
@@ -150,7 +152,7 @@ class InterventionLog(LogReader):
     def _chore(self, connection: Connection) -> bool:
         """What can wait; a step of it, beside the writes. True where there is more."""
         retention = self._options.retention
-        return counters.fold(connection) or (retention is not None and retention.step(connection))
+        return folding.fold(connection) or (retention is not None and retention.step(connection))
 
     def _retire(self, connection: Connection) -> None:
         if interrupted := owners.retire(connection, self._owner):

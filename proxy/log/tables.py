@@ -71,6 +71,19 @@ interventions = Table(
     Index("ix_interventions_model", "model", "created_us"),
     Index("ix_interventions_adapter", "adapter", "created_us"),
     Index("ix_interventions_mode", "mode", "created_us"),
+    # Whole: what a score chooses is counted from the index alone.
+    Index(
+        "ix_interventions_score",
+        "score",
+        "tenant",
+        "model",
+        "mode",
+        "adapter",
+        "outcome",
+        "category",
+        "trigger_id",
+        "review_state",
+    ),
 )
 # Few rows are open at a time; the sweep for rows that a crash left open must not scan a million others.
 Index(
@@ -142,12 +155,41 @@ daily_count_deltas = Table(
     *(Column(name, BigInteger, nullable=False) for name in ("n", "bytes", "requests", "halted")),
 )
 
+# How many of a day share all of these columns; `cells.py` reads them (migration 0006).
+daily_cells = Table(
+    "daily_cells",
+    metadata,
+    Column("day", Integer, nullable=False),
+    *(
+        Column(name, Text, nullable=False)
+        for name in ("tenant", "model", "mode", "adapter", "outcome", "category", "trigger_id", "review_state")
+    ),
+    *(Column(name, BigInteger, nullable=False) for name in ("n", "requests", "halted")),
+    PrimaryKeyConstraint(
+        "day", "tenant", "model", "mode", "adapter", "outcome", "category", "trigger_id", "review_state"
+    ),
+    sqlite_with_rowid=False,
+)
+_IS_EMPTY = (daily_cells.c.n == 0) & (daily_cells.c.requests == 0)
+Index("ix_daily_cells_empty", daily_cells.c.day, sqlite_where=_IS_EMPTY, postgresql_where=_IS_EMPTY)
+
 # How far a spool file has been replayed; written in the transaction that replays it.
 spools = Table(
     "spools",
     metadata,
     Column("spool_id", Text, primary_key=True),
     Column("replayed_bytes", BigInteger, nullable=False),
+)
+
+# What was purged and must not come back: a row that fits is left out by triggers before each insert (migration 0006).
+# NULL asks for nothing; `before_us` is the moment of the purge, or what it was given. Kept for good: a spool may wait.
+purges = Table(
+    "purges",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("request_id", Text, index=True),
+    Column("tenant", Text),
+    Column("before_us", BigInteger),
 )
 
 # When a periodic chore was last done, by whichever process.

@@ -5,7 +5,6 @@ write that a database refuses here never counts as the log's failure.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Self, TypeVar
 
 import anyio
@@ -13,9 +12,7 @@ import anyio.to_thread
 from sqlalchemy import Connection, Engine
 
 from proxy.log import migrate
-from proxy.log.connect import parse_url
-from proxy.log.errors import LogUnavailable
-from proxy.log.failures import describe, translated
+from proxy.log.failures import translated
 
 T = TypeVar("T")
 
@@ -29,10 +26,7 @@ class ReviewStore:
     @classmethod
     def open(cls, url: str) -> Self:
         """Open an existing log; an older schema is upgraded. Blocks. Raises LogError."""
-        parsed = parse_url(url)
-        if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-            raise LogUnavailable(f"{describe(parsed)} does not exist: correct the path, or start the proxy first")
-        return cls(*migrate.open_upgraded(parsed))
+        return cls(*migrate.open_existing(url))
 
     async def read(self, read: Callable[[Connection], T]) -> T:
         """What `read` finds, in one view of the database."""

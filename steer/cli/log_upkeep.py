@@ -25,25 +25,31 @@ def purge(
     if before is None and request is None and tenant is None:
         fail("say what to purge: --before, --request or --tenant", 2)
     with settings_for("log purge", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
-        from proxy.log.purge import Purge, carry_out, ids_of
+        from proxy.log.migrate import open_existing
+        from proxy.log.purge import carry_out, ids_of
+        from proxy.log.purges import Purge, remember
+        from proxy.log.rejected import purge_rejected
+        from proxy.log.setup import make_spool
         from steer.cli.snapshots import Gone, reach
 
         for folder in snapshots or []:
             if not folder.is_dir():
                 fail(f"--snapshots: {folder} is no folder", 2)
         wanted = Purge(before, request, tenant)
-        url = parse_url(settings.log.url)
-        looking, engine = open_engine(url, writes=False), open_engine(url, writes=True)
+        looking, engine = open_existing(settings.log.url)
+        if not dry_run:
+            remember(engine, wanted)  # first: what is under way, in a spool for one, must not come after
         ids = ids_of(looking, wanted)
         looking.dispose()
         is_whole_tenant = tenant is not None and before is None and request is None
         # Copies first: once the log has forgotten the ids, nobody could find them.
         reached = reach(snapshots or [], Gone(frozenset(ids), tenant if is_whole_tenant else None), dry_run=dry_run)
+        rejected, lines = purge_rejected(make_spool(settings.log).folder, wanted, ids, dry_run=dry_run)
         rows = 0 if dry_run else sum(carry_out(engine, wanted))
         engine.dispose()
     typer.echo(f"{len(ids)} records" + (" would go" if dry_run else f" ({rows} rows) are gone from the log"))
-    for path, number in (*reached.snapshots.items(), *reached.rollouts.items()):
+    others = {rejected: lines} if lines else {}
+    for path, number in (*others.items(), *reached.snapshots.items(), *reached.rollouts.items()):
         typer.echo(f"{number} lines {'would go' if dry_run else 'are gone'} from {path}")
     for path in reached.adapters:
         typer.echo(f"trained on purged pairs: {path}; train it anew, or retire it")
@@ -52,11 +58,12 @@ def purge(
 def verify(config: Config = None, log_url: LogUrl = None) -> None:
     """Check every record: damage, orphans, half-written or locked text, counts. Exit code 1 where anything is wrong."""
     with settings_for("log verify", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
+        from proxy.log.migrate import open_existing
         from proxy.log.setup import make_spool, make_texts
         from proxy.log.verify import verify as look_over
 
-        engine = open_engine(parse_url(settings.log.url), writes=False)
+        engine, writing = open_existing(settings.log.url)
+        writing.dispose()
         findings = look_over(engine, make_texts(settings.log), make_spool(settings.log))
         engine.dispose()
     typer.echo(f"{findings.interventions} records looked at")
@@ -84,14 +91,15 @@ def backup(
 def rekey(config: Config = None, log_url: LogUrl = None) -> None:
     """Encrypt every text with the first of log.encryption_key; the keys of old texts must still be there."""
     with settings_for("log rekey", config, log_url) as settings:
-        from proxy.log.connect import open_engine, parse_url
+        from proxy.log.migrate import open_existing
         from proxy.log.setup import make_texts
         from proxy.log.upkeep import rekey as write_anew
 
         texts = make_texts(settings.log)
         if texts.cipher is None:
             fail("set log.encryption_key, its new key first, then those that texts were written with", 2)
-        engine = open_engine(parse_url(settings.log.url), writes=True)
+        looking, engine = open_existing(settings.log.url)
+        looking.dispose()
         number = sum(write_anew(engine, texts))
         engine.dispose()
     typer.echo(f"{number} texts written anew")

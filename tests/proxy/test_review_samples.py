@@ -16,7 +16,8 @@ from proxy.log import InterventionLog
 from proxy.log.cipher import Cipher, new_key
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.errors import LogUnavailable
-from proxy.log.purge import Purge, carry_out, ids_of
+from proxy.log.purge import carry_out, ids_of
+from proxy.log.purges import Purge
 from proxy.log.retention import forget
 from proxy.log.texts import TextKeeper
 from proxy.records import Origin, Transcript
