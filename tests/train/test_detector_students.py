@@ -77,3 +77,21 @@ def test_the_mean_lies_between_students_of_one_start(base: Base, examples: Examp
     for name in first:
         expected = (first[name].float() + second[name].float()) / 2
         assert torch.allclose(mean[name].float(), expected, atol=2e-3)
+
+
+def test_students_take_the_recipes_in_turn() -> None:
+    fit = _config(students=3, seed=7, trace_draws=1, recipes=[{"trace_draws": 3, "frames_per_epoch": 0.2}, {}]).fit
+    own = [fit.of_student(number) for number in range(3)]
+    assert [(one.seed, one.trace_draws, one.frames_per_epoch) for one in own] == [(7, 3, 0.2), (8, 1, 1.0), (9, 3, 0.2)]
+
+
+def test_a_recipe_decides_what_its_student_sees(base: Base, examples: Examples, tmp_path: Path) -> None:
+    config = _config(epochs=1, students=2, recipes=[{"learning_rate": 1e-12, "request_learning_rate": 1e-12}, {}])
+    first, second, _ = train_students(config, base, examples, tmp_path, quiet)
+    (tmp_path / "again").mkdir()
+    (start,) = train_students(
+        _config(epochs=1, learning_rate=1e-12, request_learning_rate=1e-12), base, examples, tmp_path / "again", quiet
+    )
+    still, moved, begun = load_file(first), load_file(second), load_file(start)
+    assert all(torch.equal(still[name], begun[name]) for name in begun)
+    assert any(not torch.equal(moved[name], begun[name]) for name in begun)

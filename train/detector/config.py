@@ -69,6 +69,16 @@ class TeacherConfig(_Model):
     """Share of the teacher's labels in the student's loss, where there are both."""
 
 
+class Recipe(_Model):
+    """What a student does otherwise than `FitConfig` says. Unlike students make the better mean."""
+
+    learning_rate: float | None = Field(None, gt=0)
+    request_learning_rate: float | None = Field(None, gt=0)
+    prompts_per_epoch: float | None = Field(None, ge=0, le=1)
+    frames_per_epoch: float | None = Field(None, ge=0, le=1)
+    trace_draws: int | None = Field(None, ge=1)
+
+
 class FitConfig(_Model):
     seed: int = 0
     start: Path | None = None
@@ -95,8 +105,15 @@ class FitConfig(_Model):
     """The same for traces put together from frames."""
     trace_draws: int = Field(1, ge=1)
     """How often a real trace is drawn in an epoch: frames outnumber them by seven to one."""
+    recipes: tuple[Recipe, ...] = ()
+    """Students take these in turn; none: all are trained alike."""
     share: float = Field(1.0, gt=0, le=1)
     """Share of the data used; below 1 only to try things out."""
+
+    def of_student(self, number: int) -> "FitConfig":
+        """What the student of that number (from 0) is trained by: its own seed, and its recipe where there are any."""
+        own = self.recipes[number % len(self.recipes)].model_dump(exclude_none=True) if self.recipes else {}
+        return self.model_copy(update={"seed": self.seed + number} | own)
 
 
 class ThresholdConfig(_Model):

@@ -5,31 +5,38 @@ python -m train.detector.evaluate --traces FILE [--artifact DIR] [--threshold X]
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
 from detector.artifact import Artifact, load_artifact
-from detector.classifier import CueClassifier
+from detector.classifier import CueClassifier, Model
 from detector.context import Context
 from train.detector.data import Trace, label_segments, read_traces
 from train.detector.metrics import Scored, halted, summary
 
 
 def score_traces(artifact: Artifact, traces: Sequence[Trace], progress: TextIO | None = None) -> list[Scored]:
-    """Every segment of every trace, over its full length."""
-    classifier = CueClassifier(artifact)
-    items = []
-    for number, trace in enumerate(traces, 1):
-        messages = ({"role": "user", "content": trace.prompt},)
-        segments, text = label_segments(trace), trace.reasoning
-        scores = classifier.score([Context(messages, text[: s.start], text[s.start : s.end]) for s in segments])
-        items.append(Scored(trace, segments, scores))
-        if progress is not None and (number % 100 == 0 or number == len(traces)):
-            progress.write(f"scored {number}/{len(traces)} traces\n")
+    """Every segment of every trace, over its full length; traces side by side, a thread for each core."""
+    model, items = Model(artifact), []
+    # onnxruntime lets other threads run while it computes; a score does not depend on what else is scored.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for number, item in enumerate(pool.map(lambda trace: _score(CueClassifier(artifact, model), trace), traces), 1):
+            items.append(item)
+            if progress is not None and (number % 100 == 0 or number == len(traces)):
+                progress.write(f"scored {number}/{len(traces)} traces\n")
     return items
+
+
+def _score(classifier: CueClassifier, trace: Trace) -> Scored:
+    messages = ({"role": "user", "content": trace.prompt},)
+    segments, text = label_segments(trace), trace.reasoning
+    scores = classifier.score([Context(messages, text[: s.start], text[s.start : s.end]) for s in segments])
+    return Scored(trace, segments, scores)
 
 
 def report(items: Sequence[Scored], threshold: float, ordinary: Sequence[str]) -> dict[str, object]:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from detector.context import ContextEncoder
 from train.detector.base import Base
 from train.detector.calibrate import groups
-from train.detector.config import DetectorConfig
+from train.detector.config import DetectorConfig, FitConfig
 from train.detector.data import LABELS, DataError, Trace, label_segments
 from train.detector.examples import Examples, pack
 from train.detector.fit import Arrays, Report, fit
@@ -32,19 +32,19 @@ _BATCH = 512
 
 def train_students(config: DetectorConfig, base: Base, examples: Examples, out: Path, report: Report) -> list[Path]:
     """Weights of each student, OUT/student-SEED.safetensors, and of their mean; what exists is not trained again."""
-    seeds = range(config.fit.seed, config.fit.seed + config.fit.students)
-    paths = [out / f"student-{seed}.safetensors" for seed in seeds]
-    todo = [(seed, path) for seed, path in zip(seeds, paths, strict=True) if not path.exists()]
+    fits = [config.fit.of_student(number) for number in range(config.fit.students)]
+    paths = [out / f"student-{own.seed}.safetensors" for own in fits]
+    todo = [(own, path) for own, path in zip(fits, paths, strict=True) if not path.exists()]
     if len(todo) > 1 and torch.cuda.is_available():
         shared = out / "examples.part"
         shared.write_bytes(pickle.dumps((config, base.tensors, examples), protocol=5))
         with ProcessPoolExecutor(len(todo), multiprocessing.get_context("spawn")) as pool:
-            for line in pool.map(_train_from, [(shared, seed, path) for seed, path in todo]):
+            for line in pool.map(_train_from, [(shared, own, path) for own, path in todo]):
                 report(line)
         shared.unlink()
     else:
-        for seed, path in todo:
-            _train_one(config, base.tensors, examples, seed, path, report)
+        for own, path in todo:
+            _train_one(config, base.tensors, examples, own, path, report)
     return paths if len(paths) == 1 else [*paths, _mean_of(paths, out / "student-mean.safetensors")]
 
 
@@ -132,21 +132,21 @@ def score_student(
     return items, float(np.mean(losses)) if losses else math.nan
 
 
-def _train_from(task: tuple[Path, int, Path]) -> str:
-    shared, seed, path = task
+def _train_from(task: tuple[Path, FitConfig, Path]) -> str:
+    shared, own, path = task
     config, tensors, examples = pickle.loads(shared.read_bytes())
     lines: list[str] = []
-    _train_one(config, tensors, examples, seed, path, lines.append)
-    return f"student {seed}: " + "; ".join(lines)
+    _train_one(config, tensors, examples, own, path, lines.append)
+    return f"student {own.seed}: " + "; ".join(lines)
 
 
 def _train_one(
-    config: DetectorConfig, tensors: dict[str, Any], examples: Examples, seed: int, path: Path, report: Report
+    config: DetectorConfig, tensors: dict[str, Any], examples: Examples, own: FitConfig, path: Path, report: Report
 ) -> None:
     torch.manual_seed(config.fit.seed)  # one start for all: weights that started apart have no mean
     student = _start(config, tensors)
     checkpoint = path.with_suffix(".checkpoint")
-    fit(student, examples, config.fit.model_copy(update={"seed": seed}), checkpoint, report, config.teacher.weight)
+    fit(student, examples, own, checkpoint, report, config.teacher.weight)
     _write({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, path)
     checkpoint.unlink()
 
