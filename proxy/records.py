@@ -33,6 +33,8 @@ class Origin:
     tools: list[dict[str, Any]] | None
     sampling: dict[str, Any]
     adapter: str | None = None
+    category: str | None = None
+    trigger_snapshot: str | None = None
 
 
 @dataclass(slots=True)
@@ -155,7 +157,8 @@ class Transcript:
 
     def spliced(self, splice: Splice, trigger_ids: list[int] | None) -> InterventionRecord:
         """The record of the halt that was just cut; the trigger joins what is kept, a new leg begins."""
-        record = self._make(trigger=TextSpan(text=splice.text, token_ids=trigger_ids), trigger_id=splice.trigger_id)
+        span = TextSpan(text=splice.text, token_ids=trigger_ids)
+        record = self._make(trigger=span, trigger_id=splice.trigger_id, probability=splice.probability)
         self._keep_leg()
         self._said.add(splice.channel, splice.text)
         self.last_channel = splice.channel
@@ -199,7 +202,12 @@ class Transcript:
         self._resumed_ms = None
 
     def _make(
-        self, *, trigger: TextSpan, trigger_id: str | None, refusal_cause: RefusalCause | None = None
+        self,
+        *,
+        trigger: TextSpan,
+        trigger_id: str | None,
+        probability: float | None = None,
+        refusal_cause: RefusalCause | None = None,
     ) -> InterventionRecord:
         halt, self.pending_halt = self.pending_halt, None
         assert halt is not None, "a record is made of a halt"
@@ -219,8 +227,11 @@ class Transcript:
             detector_hash=origin.detector_hash,
             trigger_id=trigger_id,
             trigger=trigger,
+            trigger_snapshot=None if trigger_id is None else origin.trigger_snapshot,
+            trigger_probability=probability,
             channel=halt.channel,
             score=halt.score,
+            category=origin.category,
             messages=origin.messages,
             tools=origin.tools,
             prompt_token_ids=self.prompt_ids,

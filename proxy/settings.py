@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from proxy.errors import ConfigError
+from steer.categories import Categories
 from steer.policy import DEFAULT_REFUSAL, Mode, OnFailure, Scope
 from steer.segmenter import DEFAULT_MAX_SEGMENT_CHARS
 from steer.triggers import Trigger
@@ -192,6 +193,31 @@ class AdapterSettings(_Section):
     )
 
 
+class TriggerSettings(_Section):
+    """Which triggers are drawn, learned from the log: docs/triggers.md."""
+
+    adaptive: bool = Field(False, description="draw by recorded success for each harm category; off: policy.triggers")
+    explore_floor: float = Field(
+        0.02, gt=0, le=0.25, description="least share of every approved trigger in each category"
+    )
+    half_life_days: float = Field(14.0, ge=0.5, le=365, description="age at which evidence counts half")
+    tenant_daily: float = Field(
+        10.0, gt=0, description="observations of a tenant that count a day, for each category and trigger"
+    )
+    tenant_total: float = Field(100.0, gt=0, description="the same over all days")
+    refresh_minutes: float = Field(15.0, gt=0, description="minutes between two selection tables, of all proxies")
+    refresh_s: float = Field(2.0, gt=0, le=5, description="seconds between two looks for a newer table")
+    categories: dict[str, tuple[str, ...]] = Field(
+        {}, description="words by harm category, compared as beginnings of words; empty: the built-in lists"
+    )
+
+    @field_validator("categories")
+    @classmethod
+    def _check_categories(cls, categories: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        Categories(categories)
+        return categories
+
+
 class ReviewSettings(_Section):
     """Reviewers' decisions, and samples of traffic that nothing halted: docs/review.md."""
 
@@ -239,6 +265,7 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     adapters: AdapterSettings = AdapterSettings()
     review: ReviewSettings = ReviewSettings()
+    triggers: TriggerSettings = TriggerSettings()
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="how much is logged")
 
     def shown(self) -> str:

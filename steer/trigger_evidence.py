@@ -93,14 +93,14 @@ class EvidenceRules:
 
 
 class Tally(NamedTuple):
-    """`count` equal cases of a tenant's day. `category` None: nobody looked."""
+    """`cases` equal ones of a tenant's day. `category` None: nobody looked."""
 
     day: int
     tenant: str
     category: str | None
     trigger_id: str
     followed: Followed
-    count: int
+    cases: int
 
 
 def weigh(tallies: Iterable[Tally], today: int, rules: EvidenceRules) -> dict[str, dict[str, Evidence]]:
@@ -123,7 +123,7 @@ def _evidence(tally: Tally) -> Evidence:
     found = finding(tally.followed)
     if found.is_success is None:
         return Evidence()
-    weight = tally.count * (1.0 if found.is_judged else UNJUDGED)
+    weight = tally.cases * (1.0 if found.is_judged else UNJUDGED)
     return Evidence(
         weight if found.is_success else 0.0, 0.0 if found.is_success else weight, weight if found.is_judged else 0.0
     )

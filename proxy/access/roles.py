@@ -64,6 +64,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/steer/v1/review/misses", REVIEWERS),
     Route("GET", "/steer/v1/review/unjudged", REVIEWERS),
     Route("POST", "/steer/v1/review/verdicts", STAFF),
+    Route("GET", "/steer/v1/triggers", STAFF),
+    Route("POST", "/steer/v1/triggers", STAFF),  # proposes; nobody's word is used before an operator approved it
+    Route("GET", "/steer/v1/triggers/{id}", STAFF),
+    Route("POST", "/steer/v1/triggers/{id}", OPERATORS),
+    Route("GET", "/steer/v1/trigger-snapshot", STAFF),
+    Route("POST", "/steer/v1/trigger-snapshot", OPERATORS),
 )
 
 # By what is typed after `steer`; a group stands for its commands that have no line. OPEN: the command only touches what
@@ -100,6 +106,12 @@ COMMANDS: dict[str, Allowed] = {
     "review import": STAFF,
     "review misses": STAFF,
     "review judge": STAFF,
+    "triggers": OPERATORS,
+    "triggers list": STAFF,
+    "triggers show": STAFF,
+    "triggers propose": STAFF,
+    "triggers snapshot": STAFF,
+    "triggers judge": STAFF,
     "log stats": STAFF,
     "log export": OPERATORS,
     "log import": OPERATORS,

@@ -24,10 +24,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is done about cues in a tenant's streams."""
+    """What is done about cues in a tenant's streams. `has_own_triggers`: the tenant has said which."""
 
     policy: Policy
     triggers: TriggerPool
+    has_own_triggers: bool = False
 
 
 def is_name(name: str) -> bool:
@@ -40,7 +41,8 @@ def make_rules(settings: Settings, artifact: Artifact | None, overrides: Mapping
     section = overridden(settings.policy, overrides)
     policy = make_policy(settings.model_copy(update={"policy": section}), artifact)
     try:
-        return Rules(policy, TriggerPool(section.triggers) if section.triggers else TriggerPool())
+        pool = TriggerPool(section.triggers) if section.triggers else TriggerPool()
+        return Rules(policy, pool, has_own_triggers="triggers" in overrides)
     except TriggerPoolError as error:
         raise ConfigError(f"policy.triggers: {error}") from error
 

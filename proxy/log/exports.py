@@ -142,13 +142,15 @@ def _record_schema(arrow: Any) -> Any:
     texts = (
         "id", "request_id", "tenant", "mode", "model", "adapter", "policy_hash", "detector_hash", "trigger_id",
         "channel", "category", "messages", "tools", "refusal_cause", "sampling", "outcome", "review_state", "kept_text",
-        "rejected_text", "trigger_text", "continuation_text", "answer", "finish_reason",
+        "rejected_text", "trigger_text", "continuation_text", "answer", "finish_reason", "trigger_snapshot",
     )  # fmt: skip
     ids = [f"{name}_token_ids" for name in ("prompt", "kept", "rejected", "trigger", "continuation")]
     fields = {name: arrow.string() for name in texts}
     fields |= dict.fromkeys(ids, arrow.list_(arrow.int32()))
     fields |= dict.fromkeys(("schema_version", "choice", "attempt", "discarded_tokens"), arrow.int32())
-    fields |= dict.fromkeys(("score", "halted_ms", "verdict_ms", "resumed_ms", "ended_ms"), arrow.float64())
+    fields |= dict.fromkeys(
+        ("score", "trigger_probability", "halted_ms", "verdict_ms", "resumed_ms", "ended_ms"), arrow.float64()
+    )
     return arrow.schema([*fields.items(), ("created_at", arrow.timestamp("us", tz="UTC"))])
 
 

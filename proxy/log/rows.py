@@ -15,6 +15,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PLAIN = (
     "id", "schema_version", "request_id", "choice", "attempt", "tenant", "mode", "model", "adapter", "policy_hash",
     "detector_hash", "trigger_id", "channel", "score", "category", "outcome", "review_state",
+    "trigger_snapshot", "trigger_probability",
 )  # fmt: skip
 _NOT_IN_BODY = {*_PLAIN, "created_at", "completion"}
 

@@ -60,6 +60,9 @@ interventions = Table(
     # What is kept of its text: full, redacted or none (never stored, or deleted since).
     Column("stored_text", Text, nullable=False, server_default="full"),
     Column("text_bytes", BigInteger, nullable=False, server_default="0"),
+    # How the trigger was drawn: the selection table (None: the fixed pool), and with which probability.
+    Column("trigger_snapshot", Text),
+    Column("trigger_probability", Float),
     Index("ix_interventions_created", "created_us", "id"),
     Index("ix_interventions_tenant", "tenant", "created_us"),
     Index("ix_interventions_outcome", "outcome", "created_us"),

@@ -24,6 +24,8 @@ from steer.cli import (
     rollout,
     serving,
     tenants,
+    trigger_judge,
+    triggers,
 )
 
 app = typer.Typer(
@@ -43,6 +45,8 @@ app.add_typer(keys.keys, name="keys")
 app.add_typer(tenants.tenants, name="tenants")
 app.add_typer(review.review, name="review")
 app.add_typer(adapters.adapters, name="adapters")
+app.add_typer(triggers.triggers, name="triggers")
+triggers.triggers.command("judge")(trigger_judge.judge)
 adapters.adapters.command("gate")(adapter_files.gate)
 adapters.adapters.command("add")(adapter_files.add)
 adapters.adapters.command("merge")(adapter_files.merge)

@@ -136,7 +136,8 @@ def test_the_fixed_pool_draws_what_it_chooses_with_equal_probability() -> None:
     ids = [trigger.id for trigger in pool.triggers]
     for used, probability in (([], 1 / 3), (ids[:2], 1.0), (ids, 1 / 3)):
         drawn = pool.draw(random.Random(4), used)
-        assert drawn == (pool.choose(random.Random(4), used), pytest.approx(probability))
+        assert drawn.trigger == pool.choose(random.Random(4), used)
+        assert drawn.probability == pytest.approx(probability)
 
 
 def test_the_engine_says_with_which_probability_a_trigger_was_drawn() -> None:

@@ -4,7 +4,8 @@ from alembic import context
 
 import proxy.access.tables
 import proxy.adapters.tables
-import proxy.review.tables  # noqa: F401 - its tables join the metadata
+import proxy.review.tables
+import proxy.triggers.tables  # noqa: F401 - its tables join the metadata
 from proxy.log.tables import metadata
 
 context.configure(
