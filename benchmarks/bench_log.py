@@ -127,8 +127,9 @@ def fill(url: str, number: int, chance: random.Random) -> None:
             )
         with engine.begin() as connection:
             folding.fold(connection)
-    with engine.connect() as connection:
-        connection.exec_driver_sql("analyze")
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        is_server = connection.dialect.name == "postgresql"
+        connection.exec_driver_sql("vacuum analyze" if is_server else "analyze")  # as its own daemon does in time
     engine.dispose()
 
 
@@ -163,16 +164,17 @@ async def reads(log: InterventionLog, number: int, chance: random.Random, times:
         "one outcome": Filters(outcome="refused"),
         "one outcome, a day": Filters(outcome="refused", since=middle, until=middle + day),
     }
-    by_rows = {
+    several = {
         "topic and tenant": Filters(tenant="tenant-3", category="topic-7"),
         "topic and outcome": Filters(category="topic-7", outcome="refused"),
-        "score": Filters(min_score=0.9),
+        "mode, model and outcome": Filters(mode="hold", model="lrm", outcome="refused"),
     }
     cases: dict[str, Callable[[], Awaitable[object]]] = {
         "one record": lambda: log.get(f"b{chance.randrange(number):09d}"),
         **{f"page: {name}": partial(page, filters) for name, filters in lists.items()},
         **{f"stats: {name}": partial(log.stats, filters) for name, filters in counts.items()},
-        **{f"stats by rows: {name}": partial(log.stats, filters) for name, filters in by_rows.items()},
+        **{f"stats by cells: {name}": partial(log.stats, filters) for name, filters in several.items()},
+        "stats by rows: score": partial(log.stats, Filters(min_score=0.9)),
     }
     figures = {}
     for name, call in cases.items():
