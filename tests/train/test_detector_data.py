@@ -123,10 +123,7 @@ def test_an_epoch_is_the_same_for_the_same_seed_and_covers_every_trace(tmp_path:
     prompt_examples(examples, read_prompts([]), ContextEncoder(base.tokenizer), rng)
     sizes = [len(tokens.ids) for tokens in examples.requests]
     config = FitConfig(groups_per_batch=8)
-    first, again = (
-        list(epoch_batches(examples.groups, sizes, config, 0)),
-        list(epoch_batches(examples.groups, sizes, config, 0)),
-    )
-    assert first == again != list(epoch_batches(examples.groups, sizes, config, 1))
+    first, again, other = (list(epoch_batches(examples.groups, sizes, config, epoch)) for epoch in (0, 0, 1))
+    assert repr(first) == repr(again) != repr(other)  # a harm that is not taught is NaN, which equals nothing
     drawn = {row.segment for batch in first for row in batch.rows}
     assert {row.segment for group in examples.groups if group.kind == "trace" for row in group.rows} <= drawn
