@@ -22,7 +22,7 @@ from proxy.access.gate import Admission, Gate
 from proxy.adapters.router import Routed, Router, with_adapter
 from proxy.bodies import BodyCollector, merged_usage
 from proxy.capabilities import Capabilities, Prober
-from proxy.client import CLIENT_TIMEOUT_S, Answered, ClientStuck, StreamWriter, run_until_client_leaves
+from proxy.client import Answered, StreamWriter, run_until_client_leaves, stuck_client
 from proxy.errors import UpstreamError, openai_error
 from proxy.frames import ChatReader, ChunkWriter, Relabel
 from proxy.guard import ChatRequest
@@ -248,8 +248,8 @@ async def stream_chat(exchange: Exchange, receive: Receive, send: Send) -> None:
     except Exception as failure:
         if not writer.has_started:
             raise
-        if isinstance(failure, BaseExceptionGroup) and failure.subgroup(ClientStuck) is not None:
-            logger.warning("request %s: the client took nothing for %g s", exchange.request_id, CLIENT_TIMEOUT_S)
+        if (stuck := stuck_client(failure)) is not None:
+            logger.warning("request %s: %s", exchange.request_id, stuck)
             return
         logger.exception("request %s failed", exchange.request_id)
         error = openai_error(500, "the proxy failed to finish this stream; its log says why", code="internal_error")

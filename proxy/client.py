@@ -18,7 +18,7 @@ CLIENT_TIMEOUT_S = 300.0
 
 
 class ClientStuck(Exception):
-    """The client has stopped reading."""
+    """The client has stopped reading; says for how long."""
 
 
 @dataclass(slots=True)
@@ -45,6 +45,13 @@ async def run_until_client_leaves(receive: Receive, work: Work) -> None:
         if isinstance(error, UpstreamError):
             raise error from None
         raise
+
+
+def stuck_client(failure: BaseException) -> ClientStuck | None:
+    """The first ClientStuck inside what task groups have wrapped; None where there is none."""
+    if isinstance(failure, BaseExceptionGroup):
+        return next((stuck for inner in failure.exceptions if (stuck := stuck_client(inner)) is not None), None)
+    return failure if isinstance(failure, ClientStuck) else None
 
 
 async def _run(receive: Receive, work: Work) -> None:
@@ -88,10 +95,11 @@ class StreamWriter:
 
     async def _put(self, body: bytes, *, more: bool) -> None:
         await self._start()
-        with anyio.move_on_after(CLIENT_TIMEOUT_S) as waiting:
+        limit_s = CLIENT_TIMEOUT_S
+        with anyio.move_on_after(limit_s) as waiting:
             await self._send({"type": "http.response.body", "body": body, "more_body": more})
         if waiting.cancelled_caught:
-            raise ClientStuck
+            raise ClientStuck(f"the client took nothing for {limit_s:g} s")
 
     async def _start(self) -> None:
         if not self._has_started:

@@ -4,6 +4,7 @@
 """
 
 import json
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
@@ -24,6 +25,7 @@ from proxy.log import LogReader
 from proxy.server import bind
 from proxy.settings import Settings
 from steer.record import InterventionRecord
+from tests.patience import PATIENCE_S
 from tests.upstream import Generation, Script, ScriptedUpstream
 from tests.upstream.wire import Connection, dump, stream_events
 
@@ -100,6 +102,13 @@ class Reply:
         return [chunk["steer"] for chunk in self.chunks if "steer" in chunk]
 
 
+def _narrow_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket whose system takes little unread: else a client that does not read would be served megabytes."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    return made
+
+
 async def _reply(response: aiohttp.ClientResponse) -> Reply:
     headers = {name.lower(): value for name, value in response.headers.items()}
     return Reply(response.status, headers, await response.read())
@@ -161,10 +170,12 @@ class RunningProxy:
     async def stream(
         self, content: str = "Hello", *, headers: dict[str, str] | None = None, **body: Any
     ) -> AsyncIterator[LiveStream]:
-        """One streamed request, to be read event by event."""
+        """One streamed request, to be read event by event; what is not read is held back after a few kilobytes."""
         sent = {"model": "scripted", "messages": [{"role": "user", "content": content}], "stream": True} | body
         async with (
-            aiohttp.ClientSession(read_bufsize=1024) as session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(socket_factory=_narrow_socket), read_bufsize=1024
+            ) as session,
             session.post(self.url + "/v1/chat/completions", json=sent, headers=headers) as response,
         ):
             yield LiveStream(response)
@@ -183,7 +194,7 @@ class RunningProxy:
 
     async def settled(self, count: int) -> list[InterventionRecord]:
         """All records, once `count` of them are complete."""
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while sum(outcome.endswith("!") for outcome in self.outcomes()) < count:  # noqa: ASYNC110 - no bell
                 await anyio.sleep(0.02)
         return await self.records()
@@ -240,7 +251,7 @@ ENDING = chunk(finish_reason="stop")
 def settings_for(upstream_url: str, folder: Path, **sections: dict[str, Any]) -> Settings:
     """Settings of a proxy in front of `upstream_url` that keeps its log in `folder`."""
     base: dict[str, dict[str, Any]] = {
-        "upstream": {"url": upstream_url, "read_timeout_s": 5.0, "connect_timeout_s": 2.0},
+        "upstream": {"url": upstream_url, "read_timeout_s": PATIENCE_S, "connect_timeout_s": PATIENCE_S},
         "log": {"url": f"sqlite:///{folder}/log.sqlite"},
         "policy": {"threshold": 0.5},
     }
@@ -255,13 +266,14 @@ async def running_proxy(
     """A proxy until the block ends; `sections` are settings by section, e.g. policy={"mode": "tap"}."""
     table = scorer or TableScorer()
     listener = bind("127.0.0.1", 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16384)  # see _narrow_socket
     app = create_app(settings_for(upstream_url, folder, **sections), table)
     config = uvicorn.Config(app, log_config=None, lifespan="on", access_log=False, timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     tasks = await anyio.create_task_group().__aenter__()
     tasks.start_soon(server._serve, [listener])
     try:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not server.started:  # noqa: ASYNC110 - uvicorn rings no bell
                 await anyio.sleep(0.01)
         port = listener.getsockname()[1]

@@ -18,6 +18,7 @@ from proxy.log.store import InterventionLog
 from proxy.server import bind
 from steer.policy import DEFAULT_REFUSAL
 from tests.e2e.harness import CUE, OPENING, OddUpstream, TableScorer, chunk, running_proxy, settings_for
+from tests.patience import PATIENCE_S
 from tests.upstream import Fault, Framing, Script, ScriptedUpstream, Trace, on_chat, on_resume, refused_url
 from tests.upstream.wire import dump
 
@@ -311,7 +312,7 @@ async def test_a_client_that_leaves_stops_the_engine(tmp_path: Path, stream: boo
     async with ScriptedUpstream(endless) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: proxy.chat(stream=stream, n=2))
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE_S):
                 while len(upstream.chats) < 2 or upstream.num_tokens < 100:  # noqa: ASYNC110 - the engine rings no bell
                     await anyio.sleep(0.02)
             tasks.cancel_scope.cancel()
@@ -328,7 +329,7 @@ async def test_a_slow_client_slows_the_engine_and_fills_no_memory(tmp_path: Path
         async with proxy.stream(logprobs=True, top_logprobs=5) as live:
             await live.event()
             before, sent = -1, upstream.num_tokens
-            with anyio.fail_after(20):
+            with anyio.fail_after(PATIENCE_S):
                 while before != sent:  # until the engine is blocked
                     await anyio.sleep(0.5)
                     before, sent = sent, upstream.num_tokens
@@ -337,7 +338,9 @@ async def test_a_slow_client_slows_the_engine_and_fills_no_memory(tmp_path: Path
         await upstream.aborted(1)
 
 
-async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_never_reads_on_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("proxy.client.CLIENT_TIMEOUT_S", 0.5)
     big = Script(Trace("\n" + "x y z. " * 40, "\n\n" + "word " * 100_000), tokens_per_frame=50)
     async with ScriptedUpstream(big) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
@@ -347,6 +350,7 @@ async def test_a_client_that_never_reads_on_is_let_go(tmp_path: Path, monkeypatc
             live.close()
         upstream.script = Script(CALM)
         assert (await proxy.chat()).is_complete
+    assert "the client took nothing for 0.5 s" in caplog.text
 
 
 async def test_a_client_that_takes_everything_but_the_end_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +362,7 @@ async def test_a_client_that_takes_everything_but_the_end_is_let_go(monkeypatch:
 
     writer = StreamWriter(send, [])
     await writer.event(b"{}")
-    with anyio.fail_after(5), pytest.raises(ClientStuck):
+    with anyio.fail_after(PATIENCE_S), pytest.raises(ClientStuck):
         await writer.end()
 
 

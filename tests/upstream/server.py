@@ -5,7 +5,6 @@
 """
 
 import json
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import anyio
 from anyio.abc import SocketAttribute, SocketStream, TaskGroup, TaskStatus
 from anyio.from_thread import start_blocking_portal
 
+from tests.patience import PATIENCE_S
 from tests.upstream.answer import Answer
 from tests.upstream.frames import Shape
 from tests.upstream.script import Generation, Path, Script, render
@@ -79,9 +79,9 @@ class ScriptedUpstream:
         """First legs, probes left out."""
         return [item for item in self.generations if not item.is_resume and not item.is_probe]
 
-    async def aborted(self, count: int, timeout_s: float = 20.0) -> None:
+    async def aborted(self, count: int) -> None:
         """Waits until that many generations have been aborted. Raises TimeoutError."""
-        with anyio.fail_after(timeout_s):
+        with anyio.fail_after(PATIENCE_S):
             while len(self.aborts) < count:
                 self._changed = anyio.Event()
                 await self._changed.wait()
@@ -268,7 +268,5 @@ def running(script: Script | None = None, port: int = 0) -> Iterator[ScriptedUps
 
 
 def refused_url() -> str:
-    """A base URL where nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
+    """A base URL where nothing listens: a port that no system hands out."""
+    return "http://127.0.0.1:1"
