@@ -34,6 +34,8 @@ class Insert:
 
     columns: Mapping[str, Any]
     texts: Mapping[str, str]
+    importer: Mapping[str, str] | None = None
+    """Id and role of who brings a decision of other reviewers in; for the audit trail. None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,9 @@ Entry = Insert | Complete | Count
 _KINDS: dict[str, type[Insert | Complete | Count]] = {"insert": Insert, "complete": Complete, "count": Count}
 
 
-def insert_of(record: InterventionRecord, owner_id: str | None, texts: TextKeeper) -> Insert:
+def insert_of(
+    record: InterventionRecord, owner_id: str | None, texts: TextKeeper, importer: Mapping[str, str] | None = None
+) -> Insert:
     """The first phase of a record; both, where it is complete already."""
     halt = texts.halt(record)
     columns = rows.halt_columns(record) | {"stored_text": halt.stored_text}
@@ -69,7 +73,7 @@ def insert_of(record: InterventionRecord, owner_id: str | None, texts: TextKeepe
         bodies["completion"] = texts.completion(record.completion).body
     elif record.outcome == "open":
         columns["owner_id"] = owner_id
-    return Insert(columns | {"text_bytes": sum(map(_size, bodies.values()))}, bodies)
+    return Insert(columns | {"text_bytes": sum(map(_size, bodies.values()))}, bodies, importer)
 
 
 def whose_of(record: InterventionRecord) -> dict[str, Any]:
@@ -98,10 +102,12 @@ def count_of(counts: RequestCounts) -> Count:
 def apply(connection: Connection, entry: Entry) -> None:
     """Write it; what was purged is left out. Raises UnknownIntervention for a completion of what was never inserted."""
     match entry:
-        case Insert(columns, texts):
+        case Insert(columns, texts, importer):
             if insert_once(connection, interventions, columns):
                 for part, body in texts.items():
                     _write_text(connection, str(columns["id"]), part, body)
+                if importer is not None:
+                    _note_import(connection, columns, importer)
         case Complete():
             _complete(connection, entry)
         case Count(columns):
@@ -128,6 +134,13 @@ def _complete(connection: Connection, entry: Complete) -> None:
     known = connection.execute(select(interventions.c.id).where(interventions.c.id == entry.record_id)).first()
     if known is None and not (entry.whose and was_purged(connection, entry.whose)):
         raise UnknownIntervention(f"no intervention {entry.record_id} in the log: insert it before completing it")
+
+
+def _note_import(connection: Connection, columns: Mapping[str, Any], importer: Mapping[str, str]) -> None:
+    from proxy.review.audit import Actor, write_entry  # noqa: PLC0415 - its tables are built on ours
+
+    after = {"state": str(columns["review_state"])}
+    write_entry(connection, Actor(**importer), "log.import", columns["id"], tenant=columns["tenant"], after=after)
 
 
 def _write_text(connection: Connection, record_id: str, part: str, body: str) -> None:

@@ -5,19 +5,21 @@ reads) the first cue becomes a record as monitor mode makes one; a trace without
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import anyio
 from pydantic import ValidationError
+from sqlalchemy import select
 
 from detector.artifact import Artifact
 from detector.classifier import CueClassifier
 from detector.detect import Trace, detect, read_traces, whole_text
 from proxy.log.errors import ImportFailed, LogError
 from proxy.log.store import InterventionLog
+from proxy.log.tables import interventions
 from steer.policy import Policy
 from steer.record import SCHEMA_VERSION, Completion, InterventionRecord, TextSpan, Timings
 
@@ -53,43 +55,64 @@ def read_foreign(path: Path, foreign: Foreign) -> Iterator[InterventionRecord | 
             yield None if cue is None else _observed(trace, int(cue["start"]), cue["score"], foreign)
 
 
-async def take_in(log: InterventionLog, records: Iterable[InterventionRecord | None]) -> tuple[int, int]:
-    """Insert them; returns how many, and how many were None. What comes before a line that is wrong stays.
+@dataclass(slots=True)
+class Taken:
+    """What became of a file's records: `purged` stay out, since a purge covers them; `reset` lost a decision."""
 
-    Raises LogError, and what `records` raises.
+    records: int = 0
+    without_cue: int = 0
+    purged: int = 0
+    reset: int = 0
+
+
+async def take_in(
+    log: InterventionLog, records: Iterable[InterventionRecord | None], *, importer: Mapping[str, str] | None = None
+) -> Taken:
+    """Insert them. What comes before a line that is wrong stays.
+
+    A decision of reviewers whom this log does not know is taken only with `importer`, who answers for it in the audit
+    trail; else the record is unreviewed. Raises LogError, and what `records` raises.
     """
-    taken = passed = 0
+    taken = Taken()
     waiting: list[InterventionRecord] = []
-
     errors: list[LogError] = []
 
     async def insert(record: InterventionRecord) -> None:
         try:
-            await log.insert(record)
+            await log.insert(record, importer=None if record.review_state == "unreviewed" else importer)
         except LogError as error:  # raised below: a task group would wrap it
             errors.append(error)
 
     async def write() -> None:
-        nonlocal taken
         async with anyio.create_task_group() as tasks:
             for record in waiting:
                 tasks.start_soon(insert, record)
-        taken += len(waiting)
-        waiting.clear()
         if errors:
             raise errors[0]
+        there = await _known(log, [record.id for record in waiting])
+        taken.records += len(there)
+        taken.purged += len(waiting) - len(there)
+        waiting.clear()
 
     try:
         for record in records:
             if record is None:
-                passed += 1
+                taken.without_cue += 1
                 continue
+            if importer is None and record.review_state != "unreviewed":
+                taken.reset += 1
+                record = record.model_copy(update={"review_state": "unreviewed"})
             waiting.append(record)
             if len(waiting) >= _TOGETHER:
                 await write()
     finally:
         await write()
-    return taken, passed
+    return taken
+
+
+async def _known(log: InterventionLog, ids: list[str]) -> set[str]:
+    query = select(interventions.c.id).where(interventions.c.id.in_(ids))
+    return set(await log.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 def _observed(trace: Trace, start: int, score: float, foreign: Foreign) -> InterventionRecord:

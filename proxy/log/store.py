@@ -5,6 +5,7 @@ a process leaves open when it dies becomes "interrupted" (see `owners.py`).
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -110,11 +111,12 @@ class InterventionLog(LogReader):
         """The rules for text, for what else is kept in this database."""
         return self._options.texts
 
-    async def insert(self, record: InterventionRecord) -> None:
-        """First phase. A record of the same id is left as it is. Raises LogError."""
+    async def insert(self, record: InterventionRecord, *, importer: Mapping[str, str] | None = None) -> None:
+        """First phase. A record of the same id is left as it is. `importer`: see `entries.Insert`. Raises LogError."""
         if record.id in self._inserted:
             return
-        await self._writer.submit(lambda: entries.insert_of(record, self._owner.owner_id, self._options.texts))
+        owner_id, texts = self._owner.owner_id, self._options.texts
+        await self._writer.submit(lambda: entries.insert_of(record, owner_id, texts, importer))
         if record.outcome == "open":
             self._inserted[record.id] = entries.whose_of(record)
 

@@ -12,7 +12,7 @@ import typer
 
 from steer.cli import log_upkeep
 from steer.cli.common import Config, fail
-from steer.cli.log_shared import LogUrl, settings_for
+from steer.cli.log_shared import LogUrl, admitted, settings_for
 
 if TYPE_CHECKING:
     from proxy.log.query import Filters
@@ -136,26 +136,36 @@ def import_(
     ] = ImportFormat.jsonl,
     tenant: Annotated[str, typer.Option(help="of imported traces")] = "imported",
     model: Annotated[str, typer.Option(help="that made imported traces")] = "unknown",
+    trust_reviews: Annotated[
+        bool, typer.Option("--trust-reviews", help="keep decisions of others; the audit trail says that you did")
+    ] = False,
     config: Config = None, log_url: LogUrl = None,
 ) -> None:  # fmt: skip
     """Add records, or the first cues of foreign traces. What is there already is left as it is."""
-    with settings_for("log import", config, log_url) as settings:
+    with admitted("log import", config, log_url) as (settings, who):
         from detector.artifact import load_artifact
-        from proxy.log.imports import Foreign, read_foreign, read_records, take_in
+        from proxy.log.imports import Foreign, Taken, read_foreign, read_records, take_in
         from proxy.log.setup import open_log
         from proxy.rules import make_policy
 
-        async def write() -> tuple[int, int]:
+        importer = {"id": who.actor, "role": who.role.value} if trust_reviews else None
+
+        async def write() -> Taken:
             if form is ImportFormat.jsonl:
                 records: Iterator[InterventionRecord | None] = read_records(source)
             else:
                 artifact = load_artifact(settings.detector.artifact)
                 records = read_foreign(source, Foreign(artifact, make_policy(settings, artifact), tenant, model))
             async with open_log(settings.log) as opened:
-                return await take_in(opened, records)
+                return await take_in(opened, records, importer=importer)
 
-        taken, without_cue = anyio.run(write)
-    typer.echo(f"{taken} records taken" + (f", {without_cue} traces have no cue" if without_cue else ""))
+        taken = anyio.run(write)
+    said = {
+        "traces have no cue": taken.without_cue,
+        "stay out: they were purged": taken.purged,
+        "are unreviewed now: --trust-reviews keeps the decisions of others": taken.reset,
+    }
+    typer.echo(", ".join([f"{taken.records} records taken", *(f"{n} {words}" for words, n in said.items() if n)]))
 
 
 log.command("purge")(log_upkeep.purge)

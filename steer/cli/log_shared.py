@@ -10,6 +10,7 @@ import typer
 from steer.cli.common import fail, given
 
 if TYPE_CHECKING:
+    from proxy.access.identity import Identity
     from proxy.settings import Settings
 
 LogUrl = Annotated[str | None, typer.Option("--log", help="URL of the intervention log; default: as in the settings")]
@@ -18,6 +19,13 @@ LogUrl = Annotated[str | None, typer.Option("--log", help="URL of the interventi
 @contextmanager
 def settings_for(command: str, config: Path | None, log_url: str | None) -> Iterator["Settings"]:
     """The settings, once it is known that one may; failures end the command with their message."""
+    with admitted(command, config, log_url) as (settings, _):
+        yield settings
+
+
+@contextmanager
+def admitted(command: str, config: Path | None, log_url: str | None) -> Iterator[tuple["Settings", "Identity"]]:
+    """The same, with who runs the command."""
     from detector.errors import DetectorError
     from proxy.access.command import admit
     from proxy.access.errors import AccessError
@@ -27,8 +35,7 @@ def settings_for(command: str, config: Path | None, log_url: str | None) -> Iter
 
     try:
         settings = load_settings(config, {"log": given(url=log_url)})
-        admit(command, settings)
-        yield settings
+        yield settings, admit(command, settings)
     except (ConfigError, LogUrlError, KeyUnusable) as error:
         fail(error, 2)
     except (AccessError, LogError, DetectorError, OSError, ValueError) as error:

@@ -95,6 +95,29 @@ def test_a_line_that_is_no_record_is_named_and_what_came_before_stays(steer: Ste
     assert [item.outcome for item in records_in(target)] == ["interrupted"], "nobody will complete it"
 
 
+def test_decisions_of_others_are_taken_only_by_somebody_who_answers_for_them(steer: Steer, tmp_path: Path) -> None:
+    source, plain, trusting = tmp_path / "in.jsonl", tmp_path / "plain.sqlite", tmp_path / "trusting.sqlite"
+    made = [record(id="decided", review_state="confirmed"), record(id="open")]
+    source.write_text("".join(item.completed(completion()).model_dump_json() + "\n" for item in made))
+    said = steer("import", "--in", str(source), log=plain)
+    assert "2 records taken, 1 are unreviewed now: --trust-reviews" in said
+    assert [item.review_state for item in records_in(plain)] == ["unreviewed"] * 2
+    for _ in range(2):  # what is there already is nobody's decision
+        assert steer("import", "--in", str(source), "--trust-reviews", log=trusting) == "2 records taken\n"
+    assert [item.review_state for item in records_in(trusting)] == ["confirmed", "unreviewed"]
+    with closing(sqlite3.connect(trusting)) as connection:
+        trail = connection.execute("select actor, role, action, subject, after from audit").fetchall()
+    assert trail == [("local", "admin", "log.import", "decided", '{"state": "confirmed"}')]
+
+
+def test_what_was_purged_does_not_come_back_from_an_old_export(steer: Steer, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    steer("export", "--out", str(out))
+    steer("purge", "--tenant", "shy")
+    steer("purge", "--request", "r2")
+    assert "4 records taken, 2 stay out: they were purged" in steer("import", "--in", str(out))
+
+
 def test_foreign_traces_become_observed_records_at_their_first_cue(
     steer: Steer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +165,7 @@ def test_parquet_holds_every_field(steer: Steer, log_path: Path, tmp_path: Path)
     assert rows[5]["answer"] is None
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_data_set_folder_is_what_the_datasets_library_and_trl_read(steer: Steer, tmp_path: Path) -> None:
     from datasets import load_dataset
 
