@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import anyio
+from sqlalchemy import Connection
 
 from proxy.access.store import AccessStore
 from proxy.adapters import changes
@@ -19,11 +20,12 @@ from proxy.adapters.errors import NotAllowedNow, UnknownAdapter
 from proxy.adapters.lock import held
 from proxy.adapters.opening import open_engines
 from proxy.adapters.registry import AdapterRegistry
-from proxy.adapters.rows import read_adapter, read_routes
+from proxy.adapters.rows import read_adapter, read_route, read_routes
 from proxy.errors import UpstreamError
 from proxy.log.query import Filters
 from proxy.log.setup import open_reader
 from proxy.settings import Settings
+from proxy.triggers.snapshots import newest_version, read_table
 from proxy.upstream import UpstreamClient
 from steer.adapter import passing_name
 
@@ -92,6 +94,15 @@ class BakeDesk:
 
         return anyio.run(stats)
 
+    def triggers(self, target: Path) -> bool:
+        """The newest selection table as a file, where triggers are adaptive; False: there is none."""
+        if not self.settings.triggers.adaptive or not self.registry.read(newest_version):
+            return False
+        part = target.with_name(target.name + ".part")
+        part.write_text(self.registry.read(read_table).model_dump_json(indent=2) + "\n", encoding="utf-8")
+        part.replace(target)
+        return True
+
     def opted_out(self) -> frozenset[str]:
         """Tenants whose traffic is not trained on."""
         with AccessStore.open(self.settings.log.url) as store:
@@ -134,11 +145,23 @@ class BakeDesk:
         return self.registry.change(lambda c: changes.register(c, new, self.actor, made.number))
 
     def canary(self, id: str, weight: float, promote_after: int | None) -> str:
-        """Give it its share of conversations; returns what was done, or why nothing was."""
+        """Give it its share of conversations; returns what was done, or why nothing was.
+
+        One that has been given its share (a bake was killed right after) keeps it, also where a person has changed it.
+        """
+
+        def give(connection: Connection) -> bool:
+            if read_route(connection, self.alias).route.candidate == id:
+                return False
+            changes.start_canary(connection, id, weight, self.actor, "baked", promote_after)
+            return True
+
         try:
-            self.registry.change(lambda c: changes.start_canary(c, id, weight, self.actor, "baked", promote_after))
+            is_new = self.registry.change(give)
         except NotAllowedNow as error:
             return f"no canary: {error}"
+        if not is_new:
+            return f"{id} is the candidate of {self.alias!r} already"
         return f"{id} takes {weight:.0%} of the conversations of {self.alias!r}"
 
     @contextmanager

@@ -2,13 +2,16 @@
 
 import json
 import shutil
-from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from steer.trigger_evidence import EvidenceRules
+from steer.trigger_table import TriggerTable, make_table
+from steer.triggers import DEFAULT_TRIGGERS
 from tests.conftest import ROOT
 from tests.train.bake_world import MemoryService, config_of, halted, settings_of
 from tests.train.tiny_reasoner import one_thread
@@ -19,6 +22,7 @@ from train.bake.errors import BakeBusy, BakeConfigError
 from train.bake.folders import BakeFolder
 from train.bake.records import COMPLETE
 from train.bake.run import abandon, plan, run
+from train.ipo.outputs import file_digest
 
 __all__ = ["one_thread"]
 
@@ -69,46 +73,8 @@ def test_every_stage_names_its_parents_by_hash(first: tuple[Path, MemoryService,
         seen[name] = file_digest(path)
 
 
-class Killed(BaseException):
-    """What no stage catches."""
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_bake_killed_in_every_stage_goes_on_and_gives_the_same(
-    first: tuple[Path, MemoryService, dict[str, Any]], home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed after each stage's work and before its manifest: the worst moment of each."""
-    _, _, reference = first
-    service = MemoryService([halted(number) for number in range(4)])
-    config = config_of(home, adapters=str(home / "killed-adapters"))
-    calls: Counter[str] = Counter()
-
-    def dying(name: str, does: stages.Stage) -> stages.Stage:
-        def once(bake: work.Bake, out: Path) -> work.Done:
-            done = does(bake, out)
-            calls[name] += 1
-            if calls[name] == 1:
-                raise Killed
-            return done
-
-        return once
-
-    for name, does in list(stages.STAGES.items()):
-        monkeypatch.setitem(stages.STAGES, name, dying(name, does))
-    for _ in stages.STAGES:
-        with pytest.raises(Killed):
-            run(config, service, home / "killed")
-    report = run(config, service, home / "killed")
-    assert set(calls.values()) == {2}, "a finished stage is not run again"
-    assert (report["outcome"], report["version"], report["number"]) == ("canary", "safe@1", 1)
-    assert report["stages"]["5-check"]["sha256"] == reference["stages"]["5-check"]["sha256"]
-    assert list(service.versions) == ["safe@1"]
-    assert [path.name for path in (home / "killed-adapters").iterdir()] == ["safe@1"]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_later_bakes_replay_the_union_and_end_early_without_news(
     first: tuple[Path, MemoryService, dict[str, Any]], home: Path, tmp_path: Path
 ) -> None:
@@ -241,3 +207,22 @@ def test_the_configs_that_ship_fit(path: Path) -> None:
     config = load_config(path)
     assert config.name == "safe"
     assert config.gate.needs_kl
+
+
+def test_the_selection_table_is_frozen_with_the_records_and_triggers_are_tried_by_it(
+    home: Path, tmp_path: Path
+) -> None:
+    made = datetime(2026, 1, 1, tzinfo=UTC)
+    table = make_table(DEFAULT_TRIGGERS[:3], {}, floor=0.02, rules=EvidenceRules(), made_at=made)
+    service = MemoryService([halted(number) for number in range(4)], table=table)
+    out, config = tmp_path / "out", config_of(home, adapters=str(tmp_path / "adapters"), min_pairs=100)
+    run(config, service, out)
+    collected = json.loads((out / "0001/1-collect/stage.json").read_text())
+    frozen = TriggerTable.model_validate_json((out / "0001/1-collect/triggers.json").read_text())
+    assert frozen.sha256 == table.sha256
+    assert collected["files"]["triggers.json"]["sha256"] == file_digest(out / "0001/1-collect/triggers.json")
+    job = json.loads((out / "0001/2-complete/base/rollout/config.json").read_text())["config"]
+    assert job["triggers"]["table"] == str(out / "0001/1-collect/triggers.json")
+    own = {"pool": [trigger.model_dump() for trigger in DEFAULT_TRIGGERS[:1]]}
+    named = config_of(home, rollout=settings_of(home)["rollout"] | {"triggers": own})
+    assert named.rollout_config(out, None, None, out / "triggers.json").triggers.table is None

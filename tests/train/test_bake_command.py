@@ -10,11 +10,12 @@ import anyio.from_thread
 import pytest
 from typer.testing import CliRunner
 
-from proxy.adapters.changes import NewAdapter, register
+from proxy.adapters.changes import NewAdapter, register, start_canary
 from proxy.adapters.desk import BakeDesk
 from proxy.adapters.errors import NotAllowedNow
 from proxy.adapters.lock import held
 from proxy.adapters.registry import AdapterRegistry
+from proxy.adapters.rows import read_route
 from proxy.log import InterventionLog
 from proxy.settings import Settings
 from steer.cli import app
@@ -59,7 +60,7 @@ def log(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_one_command_from_the_log_to_a_canary_and_the_way_back(log: str, tmp_path: Path) -> None:
     config, out = tmp_path / "bake.toml", tmp_path / "bakes"
     config.write_text(dump_toml(settings_of(tmp_path)), encoding="utf-8")
@@ -159,6 +160,9 @@ def test_a_desk_lends_the_engine_a_candidate_and_sees_what_is_loaded(engine: Lor
         assert found is not None
         assert found.is_loaded
         assert desk.canary("safe@1", 0.5, None).startswith("safe@1 takes 50%")
+        registry.change(lambda c: start_canary(c, "safe@1", 0.8, "ada", None))
+        assert desk.canary("safe@1", 0.5, 100) == "safe@1 is the candidate of 'public' already"
+        assert registry.read(lambda c: read_route(c, "public")).route.weight == 0.8, "a person's word stays"
         new = NewAdapter("safe", "public", "scripted", str(tmp_path / "b"), "b" * 64, **values)
         other = registry.change(lambda c: register(c, new, "test"))
         assert desk.canary(other, 0.5, None).startswith("no canary: safe@1 is the candidate")

@@ -26,7 +26,7 @@ from train.adapters.errors import AdapterRefused
 from train.bake.errors import BakeError
 from train.bake.folders import BakeFolder
 from train.bake.ports import Publication
-from train.bake.records import COLLECT, COMPLETE, RECORDS, complete_all
+from train.bake.records import COLLECT, COMPLETE, RECORDS, TRIGGERS, complete_all
 from train.bake.toml import dump_toml
 from train.bake.work import CANARY, CHECK, EVALUATE, GATE, IPO, PAIRS, PUBLISH, Bake, Done, Ended
 from train.evaluation.run import run as run_evaluation
@@ -53,7 +53,10 @@ def collect(bake: Bake, out: Path) -> Done:
     before = next((done for old in reversed(bake.earlier) if (done := old.done(COLLECT)) is not None), None)
     if before is not None and before["files"][RECORDS]["sha256"] == digest and _was_the_same(bake):
         raise Ended("nothing new", "the log holds what the bake before has seen")
-    return Done({RECORDS: out / RECORDS}, {"records": records})
+    files = {RECORDS: out / RECORDS}
+    if bake.service.triggers(out / TRIGGERS):
+        files[TRIGGERS] = out / TRIGGERS
+    return Done(files, {"records": records})
 
 
 def _was_the_same(bake: Bake) -> bool:
@@ -96,8 +99,11 @@ def pairs(bake: Bake, out: Path) -> Done:
 def _forget_opted_out(config: PairsConfig, snapshot: Path) -> None:
     """A snapshot in the making is made anew where a tenant has opted out, or in, since it was begun."""
     claimed = snapshot / "config.json"
+    aside = snapshot.with_name(snapshot.name + ".old")  # in one move: half a snapshot may look like a whole one
     if claimed.exists() and read_json(claimed)["config"]["caps"]["opt_out"] != list(config.caps.opt_out):
-        shutil.rmtree(snapshot)
+        shutil.rmtree(aside, ignore_errors=True)
+        snapshot.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _take_verdicts(bake: Bake, snapshot: Path) -> None:
@@ -226,8 +232,9 @@ def _placed(bake: Bake, checked: CheckedAdapter, manifest: dict[str, Any]) -> tu
     while (root / str(AdapterVersion(name, number))).exists():
         number += 1  # files of a version that was never registered: theirs is not ours to take
     target = root / str(AdapterVersion(name, number))
+    for left in root.glob(f".{name}@*.part"):  # by a run that was killed; the lock keeps others of this name out
+        shutil.rmtree(left)
     part = root / f".{target.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(checked.folder, part)
     write_json(part / MANIFEST, manifest)
     part.rename(target)
