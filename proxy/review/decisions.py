@@ -16,6 +16,7 @@ from proxy.log.tables import interventions
 from proxy.log.texts import TextKeeper
 from proxy.review.audit import Actor, Values, write_entry
 from proxy.review.errors import StaleVersion, UnknownSubject, WrongDecision
+from proxy.review.people import people
 from proxy.review.resolve import DECISIONS, UNREVIEWED, Opinion, Resolution, resolve
 from proxy.review.tables import review_subjects, review_texts, reviews, samples, second_verdicts
 from steer.review import SubjectKind
@@ -208,9 +209,12 @@ def _redacted(text: str, keeper: TextKeeper) -> str:
 
 
 def _opinions(connection: Connection, subject_id: str) -> list[Opinion]:
-    query = select(reviews.c.decision, reviews.c.is_final, reviews.c.decided_us)
-    rows = connection.execute(query.where(reviews.c.subject_id == subject_id)).all()
-    return [Opinion(row.decision, row.is_final, row.decided_us) for row in rows]
+    """One of each person, their last; and each person's last tie-break."""
+    query = select(reviews.c.reviewer, reviews.c.decision, reviews.c.is_final, reviews.c.decided_us)
+    rows = connection.execute(query.where(reviews.c.subject_id == subject_id).order_by(reviews.c.decided_us)).all()
+    who = people(connection, [row.reviewer for row in rows]) if len(rows) > 1 else {}
+    last = {(who.get(row.reviewer), row.is_final): Opinion(row.decision, row.is_final, row.decided_us) for row in rows}
+    return list(last.values())
 
 
 def _touch(connection: Connection, subject: Subject) -> bool:

@@ -1,12 +1,12 @@
 """Counts over reviews: how reviewers agree, and how much is left to do. SQL adds up; nothing is read row by row."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import Connection, func, select
 
 from proxy.log.rows import microseconds
+from proxy.review.people import people
 from proxy.review.resolve import Agreement, agreement
 from proxy.review.tables import review_subjects, reviews, samples
 
@@ -37,9 +37,11 @@ def agreements(connection: Connection, since: datetime | None = None, tenant: st
         query = query.join(review_subjects, review_subjects.c.id == first.c.subject_id)
         query = query.where(review_subjects.c.tenant == tenant)
         disputed = disputed.where(review_subjects.c.tenant == tenant)
-    counts: dict[tuple[str, str], dict[tuple[str, str], int]] = defaultdict(dict)
+    counts: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
     for one, other, its, others, count in connection.execute(query):
-        counts[one, other][its, others] = count
+        counts.setdefault((one, other), {})[its, others] = count
+    who = people(connection, {reviewer for pair in counts for reviewer in pair})
+    counts = {pair: by for pair, by in counts.items() if who[pair[0]] != who[pair[1]]}
     pairs = [agreement(one, other, by_decision) for (one, other), by_decision in sorted(counts.items())]
     return Pairwise(
         pairs,

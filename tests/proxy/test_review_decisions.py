@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from proxy.access.roles import Role
+from proxy.access.store import AccessStore
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.errors import LogError
 from proxy.review.audit import Entry, read_entries
@@ -21,6 +23,7 @@ from proxy.review.resolve import Opinion, Resolution, agreement, resolve
 from proxy.review.statistics import agreements
 from proxy.review.tables import review_subjects, review_texts, reviews
 from proxy.review.triggers import Settling, proposals, settle_proposal
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import record
 from tests.proxy.review_desk import ADMIN, ANN, BEN, CLEO, OPERATOR, OTHERS, Opened, opened
 
@@ -138,7 +141,7 @@ async def test_a_decision_waits_for_one_that_is_being_written_and_is_then_stale(
         with engine.begin() as connection:
             say(connection, actor_of(ANN), Saying("i1", 1, "confirmed"), Rules(log.desk.texts))
             tasks.start_soon(decide)
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 while not await log.desk.store.read(lambda other: other.execute(waiting).scalar_one()):  # noqa: ASYNC110 - no bell
                     await anyio.sleep(0.02)
     engine.dispose()
@@ -171,6 +174,28 @@ async def test_two_reviewers_are_needed_where_the_settings_say_so(log_url: str) 
         assert await log.state("i1") == "unreviewed"
         await log.decide(BEN, "i1", "confirmed")
         assert await log.state("i1") == "confirmed"
+
+
+async def test_one_person_with_two_keys_is_one_reviewer(log_url: str) -> None:
+    made = record()
+    async with opened(log_url, needed=2) as log:
+        await log.insert(made)
+        with AccessStore.open(log_url) as store:
+            named = [store.create_key(role=Role.REVIEWER, name=name).key for name in ("Ann", "ann ")]
+            nameless = store.create_key(role=Role.REVIEWER).key
+            successor = store.rotate_key(nameless.id, overlap_us=10**9).key
+            third = store.rotate_key(successor.id, overlap_us=10**9).key
+        for pair in (named, [nameless, third]):
+            await log.decide(pair[0].identity, made.id, "false_halt")
+            await log.decide(pair[1].identity, made.id, "confirmed")
+            assert await log.state(made.id) == "unreviewed", "their last word is one opinion"
+            assert (await log.desk.store.read(agreements)).pairs == []
+            await log.decide(pair[0].identity, made.id, "unreviewed")
+            await log.decide(pair[1].identity, made.id, "unreviewed")
+        await log.decide(named[0].identity, made.id, "confirmed")
+        await log.decide(third.identity, made.id, "confirmed")
+        assert await log.state(made.id) == "confirmed"
+        assert len((await log.desk.store.read(agreements)).pairs) == 1
 
 
 async def test_reviewers_decide_blindly(log: Opened) -> None:
