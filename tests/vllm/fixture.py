@@ -63,7 +63,8 @@ class VllmServer:
         return int(sum(counts))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on now."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return int(taken.getsockname()[1])
@@ -120,13 +121,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def running_vllm(*extra_options: str, model_dir: Path | None = None, model: str = "tiny") -> Iterator[VllmServer]:
-    """A server of one's own, on the small random model unless `model_dir` names another.
+def running_vllm(
+    *extra_options: str, model_dir: Path | None = None, model: str = "tiny", port: int | None = None
+) -> Iterator[VllmServer]:
+    """A server of one's own, on the small random model unless `model_dir` names another, and on a free port.
 
     Raises RuntimeError with the end of its log when it does not start.
     """
     python = os.environ.get("STEER_TEST_VLLM_PYTHON", str(ROOT / ".venv-vllm/bin/python"))
-    model_dir, port = model_dir or cached_model(), _free_port()
+    model_dir, port = model_dir or cached_model(), port or free_port()
     url = f"http://127.0.0.1:{port}"
     command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model_dir)]
     command += ["--served-model-name", model, "--host", "127.0.0.1", "--port", str(port), *_OPTIONS, *extra_options]
