@@ -94,7 +94,13 @@ def open_engine(url: URL, *, writes: bool) -> Engine:
         "keepalives_idle": 10,
     }
     return create_engine(
-        url, connect_args=arguments, pool_pre_ping=True, pool_size=1 if writes else 5, hide_parameters=True
+        url,
+        connect_args=arguments,
+        pool_pre_ping=True,
+        pool_size=1 if writes else 5,
+        hide_parameters=True,
+        # A reader's statements see one moment, as SQLite's do: no record whose text went between two of them.
+        isolation_level="READ COMMITTED" if writes else "REPEATABLE READ",
     )
 
 

@@ -1,6 +1,7 @@
 """Brings what a spool holds into the database, in order, every line once."""
 
 import logging
+import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from proxy.log.errors import LogError, LogUnavailable, RecordRejected, UnknownIn
 from proxy.log.failures import translated
 from proxy.log.rejected import put_aside
 from proxy.log.spool import Chunk, Spool, SpoolPlace
-from proxy.log.sql import insert_or_update
-from proxy.log.tables import spools
+from proxy.log.sql import insert_once, insert_or_update
+from proxy.log.tables import chores, spools
 
 logger = logging.getLogger("steer.log")
 
@@ -59,6 +60,12 @@ def adopt(place: SpoolPlace, attempt: Attempt) -> LogError | None:
             logger.error("%s", error)
             return error
     return None
+
+
+def log_id(connection: Connection) -> str:
+    """Of this database, its backups among it: drawn once."""
+    insert_once(connection, chores, {"name": "log_id", "done_us": secrets.randbits(62)})
+    return f"{connection.execute(select(chores.c.done_us).where(chores.c.name == 'log_id')).scalar_one():016x}"
 
 
 def attempts(engine: Engine) -> Attempt:

@@ -19,6 +19,8 @@ STEP_ROWS = 200
 # How often the log is looked over.
 EVERY_S = 600.0
 _DAY_US = 86_400_000_000
+# Their streams run, and their completions must find them. What a dead process left open is soon "interrupted".
+_IS_OVER = interventions.c.outcome != "open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,16 @@ class Retention:
         insert_once(connection, chores, {"name": "retention", "done_us": 0})
         query = select(chores.c.done_us).where(chores.c.name == "retention").with_for_update(skip_locked=True)
         done_us = connection.execute(query).scalar()
-        return done_us is not None and done_us <= now_us - self.every_s * 1e6
+        # In the future: some clock was wrong then, and has been set back since.
+        return done_us is not None and not now_us - self.every_s * 1e6 < done_us <= now_us
 
     def _delete_old(self, connection: Connection, now_us: int) -> bool:
         if self.keep_days is None:
             return False
         oldest_us = now_us - int(self.keep_days * _DAY_US)
         found = [
-            delete_some(connection, table, [table.c.created_us < oldest_us])
-            for table in (interventions, requests, *sample_tables())
+            delete_some(connection, table, [table.c.created_us < oldest_us, *more])
+            for table, *more in ((interventions, _IS_OVER), (requests,), *((table,) for table in sample_tables()))
         ]
         return max(found) >= STEP_ROWS
 
@@ -64,7 +67,7 @@ class Retention:
         columns = interventions.c
         is_old = columns.created_us < now_us - int(self.keep_text_days * _DAY_US)
         has_text = select(intervention_texts.c.part).where(intervention_texts.c.intervention_id == columns.id).exists()
-        query = select(columns.id).where(is_old, columns.text_bytes > 0, has_text).limit(STEP_ROWS)
+        query = select(columns.id).where(is_old, _IS_OVER, columns.text_bytes > 0, has_text).limit(STEP_ROWS)
         ids = connection.execute(query.order_by(columns.created_us)).scalars().all()
         forget(connection, list(ids))
         oldest_us = now_us - int(self.keep_text_days * _DAY_US)
@@ -74,7 +77,7 @@ class Retention:
     def _shrink(self, connection: Connection) -> bool:
         if self.max_bytes is None or text_bytes(connection) <= self.max_bytes:
             return False
-        return delete_some(connection, interventions, []) > 0
+        return delete_some(connection, interventions, [_IS_OVER]) > 0
 
 
 def delete_some(connection: Connection, table: Table, where: list[ColumnElement[bool]]) -> int:
@@ -98,7 +101,8 @@ def forget(connection: Connection, ids: list[Any]) -> None:
 
 
 def sample_tables() -> list[Table]:
-    """Tables of whole texts: a row without its text would be of no use."""
+    """Tables whose rows go with their texts: of no use without them, or (copies) soon of none."""
     from proxy.review.tables import samples  # noqa: PLC0415 - its tables are built on ours
+    from proxy.shadow.tables import shadow_records  # noqa: PLC0415 - likewise
 
-    return [samples]
+    return [samples, shadow_records]

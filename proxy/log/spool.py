@@ -5,6 +5,8 @@ Rules
 - A file belongs to the process that holds its lock. Without a lock it is a dead process's: whoever finds it replays it.
 - The database remembers how far a file has been replayed, in the transaction that replays it, so that every line is
   applied once, even where the process dies between the commit and the deletion of the file.
+- A file belongs to the log whose id its name begins with: others that share the folder leave it alone. Without an id
+  (as earlier versions named files) it is anybody's.
 - A line is `crc32 json`; the file's first line is its id.
 """
 
@@ -29,10 +31,11 @@ _CHUNK = 256
 
 @dataclass(frozen=True, slots=True)
 class SpoolPlace:
-    """The folder, and the most bytes that a process may leave there."""
+    """The folder, and the most bytes that a process may leave there. `log_id`: of the log that is spooled for."""
 
     folder: Path
     max_bytes: int
+    log_id: str = ""
 
 
 class Chunk(NamedTuple):
@@ -71,7 +74,8 @@ class Spool:
         try:
             place.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             while True:
-                path = place.folder / f"{uuid.uuid4().hex}{_SUFFIX}"
+                mark = f"{place.log_id}-" if place.log_id else ""
+                path = place.folder / f"{mark}{uuid.uuid4().hex}{_SUFFIX}"
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if os.fstat(descriptor).st_nlink:  # nobody took it for a dead process's in between
@@ -88,7 +92,7 @@ class Spool:
     def abandoned(cls, place: SpoolPlace) -> "Iterator[Spool]":
         """The files of dead processes, locked, one after the other; each is to be closed."""
         try:
-            paths = sorted(place.folder.glob(f"*{_SUFFIX}"))
+            paths = [path for path in sorted(place.folder.glob(f"*{_SUFFIX}")) if _is_of(path, place.log_id)]
         except OSError:
             return
         for path in paths:
@@ -210,6 +214,11 @@ class Spool:
                 if len(entries) >= _CHUNK:
                     break
         return Chunk(entries, end, damaged) if end > at else None
+
+
+def _is_of(path: Path, log_id: str) -> bool:
+    mark, dash, _ = path.name.partition("-")
+    return not dash or mark == log_id
 
 
 def _entry(line: bytes) -> Entry | None:

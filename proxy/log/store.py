@@ -6,7 +6,7 @@ a process leaves open when it dies becomes "interrupted" (see `owners.py`).
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import anyio
@@ -20,7 +20,7 @@ from proxy.log.failures import translated
 from proxy.log.owners import HEARTBEAT_S, LEASE_S, Owner
 from proxy.log.query import RequestCounts
 from proxy.log.reader import LogReader
-from proxy.log.replay import adopt, attempts
+from proxy.log.replay import adopt, attempts, log_id
 from proxy.log.retention import Retention
 from proxy.log.spool import Spool, SpoolPlace
 from proxy.log.texts import PLAIN, TextKeeper
@@ -84,8 +84,12 @@ class InterventionLog(LogReader):
         owner = Owner.here()
         try:
             migrate.upgrade(writing)
-            if options.spool is not None and (error := adopt(options.spool, attempts(writing))):
-                raise error
+            if options.spool is not None:
+                with translated(parsed), writing.begin() as connection:
+                    place = replace(options.spool, log_id=log_id(connection))
+                options = replace(options, spool=place)
+                if error := adopt(place, attempts(writing)):
+                    raise error
             with translated(parsed), writing.begin() as connection:
                 owners.register(connection, owner)
                 interrupted = owners.sweep(connection, owner, options.lease_s)

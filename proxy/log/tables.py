@@ -195,7 +195,7 @@ purges = Table(
     Column("before_us", BigInteger),
 )
 
-# When a periodic chore was last done, by whichever process.
+# When a periodic chore was last done, by whichever process; and the log's own id, which is drawn once (`replay.py`).
 chores = Table(
     "chores",
     metadata,

@@ -42,8 +42,6 @@ class Findings:
 def verify(engine: Engine, texts: TextKeeper, spool: SpoolPlace | None = None) -> Findings:
     """Everything, as it is at one moment. Raises LogError where the database can't be read at all."""
     findings = Findings()
-    if engine.dialect.name == "postgresql":
-        engine = engine.execution_options(isolation_level="REPEATABLE READ")
     with translated(engine.url), engine.connect() as connection:
         _file(connection, findings)
         _orphans(connection, findings)

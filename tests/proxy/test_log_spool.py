@@ -20,6 +20,7 @@ from proxy.log.replay import adopt, attempts
 from proxy.log.spool import Spool, SpoolPlace
 from proxy.log.store import LogOptions
 from proxy.log.texts import PLAIN
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def log(log_url: str, place: SpoolPlace) -> AsyncIterator[InterventionLog]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - the database rings no bell
             await anyio.sleep(0.02)
 
@@ -201,6 +202,23 @@ async def test_a_spool_folder_that_takes_no_files_keeps_the_log_from_opening(log
     (tmp_path / "file").touch()
     with pytest.raises(LogReadOnly, match=r"log\.spool"):
         InterventionLog.open(log_url, LogOptions(spool=SpoolPlace(tmp_path / "file", 1000)))
+
+
+async def test_a_spool_is_replayed_into_the_log_that_it_belongs_to_although_others_share_its_folder(
+    log_url: str, tmp_path: Path, place: SpoolPlace
+) -> None:
+    """As where two services are started from one folder, each with a database of its own."""
+    other = f"sqlite:///{tmp_path}/other.sqlite"
+    async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
+        with outage(log_url):
+            await log.insert(record(id="mine"))
+            await log.close()  # as a process that ends while the database is down
+    assert len(list(place.folder.iterdir())) == 1
+    async with InterventionLog.open(other, LogOptions(spool=place)) as log:
+        assert (await log.list()).items == []
+    async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
+        assert [item.id for item in (await log.list()).items] == ["mine"]
+    assert list(place.folder.iterdir()) == []
 
 
 def test_a_living_process_keeps_its_file(place: SpoolPlace) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 
 from proxy.log import Filters, InterventionLog, LogReader, RequestCounts, retention
 from proxy.log.connect import open_engine, parse_url
@@ -20,6 +20,7 @@ from proxy.log.store import LogOptions
 from proxy.log.texts import PLAIN
 from proxy.log.upkeep import backup
 from proxy.log.verify import Findings, verify
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
 pytestmark = pytest.mark.anyio
@@ -106,14 +107,50 @@ async def test_retention_is_done_once_in_its_period_by_whichever_process(log_url
     assert len(await left(log_url)) == 1
     run(engine, Retention(keep_days=30, every_s=0))
     assert await left(log_url) == set()
+    await filled(log_url, [40])
+    with engine.begin() as connection:  # done while the clock was a year ahead
+        connection.exec_driver_sql(f"update chores set done_us = done_us + {365 * 86_400_000_000}")
+    run(engine, Retention(keep_days=30))
+    assert await left(log_url) == set()
     engine.dispose()
+
+
+async def test_retention_and_size_limits_leave_records_alone_that_are_still_open(log_url: str) -> None:
+    async with InterventionLog.open(log_url) as log:
+        running = record(created_at=NOW - timedelta(days=40))
+        await log.insert(running)
+        engine = open_engine(parse_url(log_url), writes=True)
+        run(engine, Retention(keep_days=30, keep_text_days=30, max_bytes=0))
+        await log.complete(running.id, completion())
+        assert (await log.get(running.id)).messages
+        run(engine, Retention(keep_days=30, every_s=0))
+        engine.dispose()
+        assert await left(log_url) == set()
+
+
+async def test_an_export_beside_retention_has_whole_records_alone(log_url: str) -> None:
+    """Their texts go between the two statements that read a chunk."""
+    await filled(log_url, [40, 40, 1])
+    deleting = open_engine(parse_url(log_url), writes=True)
+
+    def delete(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
+        if "FROM interventions" in statement and "count(" not in statement:
+            run(deleting, Retention(keep_days=30, every_s=0))
+
+    async with LogReader.open(log_url) as reader:
+        event.listen(reader._engine, "after_cursor_execute", delete)
+        exported = [item async for item in reader.export()]
+    deleting.dispose()
+    assert len(exported) == 3
+    assert all(item.messages and item.completion for item in exported)
+    assert len(await left(log_url)) == 1
 
 
 async def test_a_serving_log_deletes_beside_its_writes(log_url: str) -> None:
     old, young = await filled(log_url, [40, 1])
     async with InterventionLog.open(log_url, LogOptions(retention=Retention(keep_days=30), lease_s=0.3)) as log:
         await log.insert(record(id="beside"))
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while old in await left(log_url):  # noqa: ASYNC110 - the thread rings no bell
                 await anyio.sleep(0.05)
         assert await left(log_url) == {young, "beside"}
