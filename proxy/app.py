@@ -36,8 +36,13 @@ from proxy.review import api as review_api
 from proxy.review.opening import open_review
 from proxy.rules import make_limits
 from proxy.settings import Settings
+from proxy.shadow import api as adapters_api
+from proxy.shadow.opening import open_adapters_api, open_shadow
 from proxy.think import ThinkMarkers
 from proxy.tokens import load_tokenizer
+from proxy.triggers import api as triggers_api
+from proxy.triggers.opening import open_triggers
+from proxy.triggers.wording import Wording
 from proxy.upstream import UpstreamClient
 
 logger = logging.getLogger("steer.proxy")
@@ -98,6 +103,10 @@ class Proxy:
             case "/v1/chat/completions":
                 with self._metrics.in_flight.track_inprogress():
                     await self._chat(scope, receive, send, request_id)
+            case path if path.startswith(triggers_api.PREFIXES):
+                await self._services.triggers.api.answer(scope, receive, send, request_id)
+            case path if path.startswith(adapters_api.PREFIX):
+                await self._services.adapters_api.answer(scope, receive, send, request_id)
             case path if path.startswith(review_api.PREFIX):
                 await self._services.review.api.answer(scope, receive, send, request_id)
             case path:
@@ -140,11 +149,15 @@ class Proxy:
                 started=started,
                 seed=request.seed if request.seed is not None else secrets.randbits(63),
                 routed=routed,
+                selection=self._services.triggers.selector.select(admission.rules, request.messages),
             )
-            await (stream_chat if request.stream else complete_chat)(exchange, receive, send)
+            try:
+                await (stream_chat if request.stream else complete_chat)(exchange, receive, send)
+            finally:
+                self._services.copier.request_is_over(exchange, len(body))
 
         request = check_chat_request(parsed, self._limits)
-        await self._services.router.serve(request, admission.identity.tenant, serve)
+        await self._services.router.serve(request, admission.identity, serve)
 
     async def _fail(self, send: "_TrackedSend", error: RequestError | UpstreamError, request_id: str) -> None:
         """An HTTP error before the first byte; after it, nothing but cutting the connection is honest."""
@@ -228,11 +241,16 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
         policy = make_rules(settings, artifact, {}).policy
         metrics = make_metrics(settings, policy, artifact)
         review = await stack.enter_async_context(open_review(settings, log, policy.threshold, metrics.samples))
+        wording = Wording((markers.start, markers.end), policy.threshold, tokenizer)
+        triggers = await stack.enter_async_context(open_triggers(settings, scorer, wording))
         prober = Prober(client, markers, tokenizer)
+        router = await stack.enter_async_context(open_routing(settings, client, prober))
         yield Services(
             client=client,
             prober=prober,
-            router=await stack.enter_async_context(open_routing(settings, client, prober)),
+            router=router,
+            copier=await stack.enter_async_context(open_shadow(settings, router, metrics)),
+            adapters_api=stack.enter_context(open_adapters_api(settings)),
             scorer=scorer,
             log=MeteredLog(log, metrics),
             note=log.note,
@@ -243,6 +261,7 @@ async def open_services(settings: Settings, scorer: Scorer | None = None) -> Asy
             metrics=metrics,
             metrics_page=make_page(settings, metrics, log),
             review=review,
+            triggers=triggers,
         )
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 import anyio
 from starlette.types import Receive, Scope, Send
@@ -30,7 +31,7 @@ from proxy.journal import Log
 from proxy.judge import Scorer
 from proxy.legs import BodyLeg, ChatLeg, Target
 from proxy.log import RequestCounts
-from proxy.meter import StreamMeter
+from proxy.meter import Meter, StreamMeter
 from proxy.metrics import Metrics
 from proxy.records import Origin, Transcript
 from proxy.responses import send_json
@@ -39,13 +40,23 @@ from proxy.resumer import Resumer
 from proxy.review.opening import Review
 from proxy.scrape import MetricsPage
 from proxy.session import Session, Show
+from proxy.shadow.api import AdaptersApi
 from proxy.stops import StopStrings
 from proxy.tally import tally
 from proxy.think import ThinkMarkers, ThinkSplitter
+from proxy.triggers.opening import Triggers
+from proxy.triggers.selector import Selection
 from proxy.upstream import UpstreamClient
 from steer.engine import Engine
 
 logger = logging.getLogger("steer.proxy")
+
+
+class Copier(Protocol):
+    """Shadow mode (`proxy.shadow`), as requests know it."""
+
+    def request_is_over(self, exchange: "Exchange", size: int) -> None:
+        """A request of so many bytes has been answered, or left. Returns at once, and never raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +76,14 @@ class Services:
     metrics_page: MetricsPage | None
     router: Router
     review: Review
+    triggers: Triggers
+    copier: Copier
+    adapters_api: AdaptersApi
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """One request being served."""
+    """One request being served. `meter` None: it counts as a client's."""
 
     services: Services
     admission: Admission
@@ -80,7 +94,9 @@ class Exchange:
     started: float
     seed: int
     routed: Routed
+    selection: Selection
     relabel: Relabel = field(default_factory=Relabel)
+    meter: Meter | None = None
 
     def session(self, choice: int, leg: ChatLeg | BodyLeg, show: Show) -> Session:
         """The session of one choice, on its opened first leg."""
@@ -88,7 +104,7 @@ class Exchange:
         resumer = Resumer(services.client, self.capabilities, services.markers, request, self.headers, choice)
         engine = Engine(
             self.admission.rules.policy,
-            self.admission.rules.triggers,
+            self.selection.pool,
             self.seed + choice,
             can_resume=resumer.can_resume,
             watch_answer=request.hide_reasoning,
@@ -102,7 +118,8 @@ class Exchange:
             ),
             resumer=resumer,
             transcript=Transcript(self._origin(choice), self._context_messages(), self.started),
-            meter=StreamMeter(
+            meter=self.meter
+            or StreamMeter(
                 services.scorer,
                 services.metrics,
                 choice=choice,
@@ -173,6 +190,8 @@ class Exchange:
             tenant=self.admission.identity.tenant,
             model=routed.base_model,
             adapter=routed.adapter,
+            category=self.selection.category,
+            trigger_snapshot=self.selection.table,
             mode=policy.mode,
             policy_hash=policy.digest(),
             detector_hash=self.services.detector_hash,

@@ -6,7 +6,7 @@ A meter never changes what passes through it, and fails no stream.
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from detector.context import Context, Message
 from detector.errors import Overloaded
@@ -18,6 +18,22 @@ from steer.record import Completion, InterventionRecord
 
 # Records open at a time in one process, far beyond what one serves; the oldest are then counted without their labels.
 _MAX_OPEN = 10_000
+
+
+class Meter(Scorer, Protocol):
+    """What a session tells of its choice; its scorer too."""
+
+    def text_came(self) -> None:
+        """The engine has sent text."""
+
+    def text_shown(self) -> None:
+        """Text went out to the client."""
+
+    def refused(self, cause: str) -> None:
+        """The choice ends in a refusal."""
+
+    def ended(self, *, upstream_failed: bool) -> None:
+        """The choice is over, however. Repeatable."""
 
 
 class StreamMeter:

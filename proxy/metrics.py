@@ -30,6 +30,7 @@ class Metrics:
         self.drift = drift
         self._known: dict[str, set[str]] = {}
         self._make_traffic()
+        self._make_shadow()
         self._make_verdicts()
         self._make_drift()
 
@@ -79,6 +80,26 @@ class Metrics:
             registry=registry,
             buckets=_LATENCIES,
         )
+
+    def _make_shadow(self) -> None:
+        """Copies alone: no other figure counts them."""
+        registry = self.registry
+        self.shadow_answers = Counter(
+            "steer_shadow_answers",
+            "copied requests by version in shadow, side (shadow, or champion: what its client got) and result",
+            ["adapter", "side", "result"],
+            registry=registry,
+        )
+        self.shadow_interventions = Counter(
+            "steer_shadow_interventions", "interventions in them", ["adapter", "side"], registry=registry
+        )
+        self.shadow_tokens = Counter(
+            "steer_shadow_tokens", "tokens generated for them", ["adapter", "side"], registry=registry
+        )
+        self.shadow_dropped = Counter(
+            "steer_shadow_dropped", "copies that were not made, or not to their end", ["adapter", "reason"],
+            registry=registry,
+        )  # fmt: skip
 
     def _make_verdicts(self) -> None:
         registry = self.registry

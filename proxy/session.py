@@ -25,7 +25,7 @@ from proxy.judge import MAX_UNDECIDED, Judge
 from proxy.leg_state import LegEnd, LegState
 from proxy.legs import Leg
 from proxy.log.errors import LogError
-from proxy.meter import StreamMeter
+from proxy.meter import Meter
 from proxy.records import Transcript
 from proxy.resumer import Resumer
 from proxy.review.sampling import SampledChoice
@@ -80,7 +80,7 @@ class Session:
         make_writer: Callable[[], ChunkWriter],
         resumer: Resumer,
         transcript: Transcript,
-        meter: StreamMeter,
+        meter: Meter,
         log: Log,
         show: Show,
         stops: StopStrings,

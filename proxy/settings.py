@@ -191,6 +191,12 @@ class AdapterSettings(_Section):
     false_alarms: float = Field(
         0.01, gt=0, lt=1, description="chance that a candidate that is no worse is rolled back, over a whole canary"
     )
+    client: Literal["key", "user", "conversation"] = Field(
+        "key",
+        description="who is one client, none of whom decides alone: a key; a key's `user`; or nobody is told apart",
+    )
+    shadow_copies: int = Field(2, ge=1, le=64, description="copies for a version in shadow at a time, per process")
+    shadow_queue: int = Field(16, ge=0, le=1024, description="copies that wait; beyond, they are dropped and counted")
 
 
 class TriggerSettings(_Section):

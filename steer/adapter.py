@@ -7,8 +7,9 @@ Rules kept here
   champion means the base model without an adapter; the kill switch means the same, whatever the route says.
 - The choice is by conversation: the same one gets the same version for as long as the route stays, and a higher weight
   moves conversations to the candidate only, none back.
+- A version in shadow answers copies of requests that the champion served. Nobody is shown what it says.
 - A candidate is watched by counts of conversations. Looks are few (whenever its count has doubled) and share one error
-  rate, so that watching for long does not raise false alarms.
+  rate, so that watching for long does not raise false alarms; what a look finds must hold without any one client.
 
 Everything is a pure function of its arguments.
 """
@@ -72,6 +73,7 @@ class AdapterState(StrEnum):
     """Where a version stands."""
 
     REGISTERED = "registered"  # its files are checked and known; no traffic
+    SHADOW = "shadow"  # loaded; answers copies that nobody is shown, then is registered again
     CANARY = "canary"  # the candidate of a route: a share of the traffic
     CHAMPION = "champion"  # the rest of it
     STANDBY = "standby"  # the champion before: loaded, without traffic, the way back
@@ -80,10 +82,13 @@ class AdapterState(StrEnum):
 
 
 # What an engine must hold.
-LOADED_STATES = frozenset({AdapterState.CANARY, AdapterState.CHAMPION, AdapterState.STANDBY, AdapterState.DRAINING})
+LOADED_STATES = frozenset(AdapterState) - {AdapterState.REGISTERED, AdapterState.RETIRED}
 
 _NEXT: Mapping[AdapterState, frozenset[AdapterState]] = {
-    AdapterState.REGISTERED: frozenset({AdapterState.CANARY, AdapterState.CHAMPION, AdapterState.RETIRED}),
+    AdapterState.REGISTERED: frozenset(
+        {AdapterState.SHADOW, AdapterState.CANARY, AdapterState.CHAMPION, AdapterState.RETIRED}
+    ),
+    AdapterState.SHADOW: frozenset({AdapterState.REGISTERED}),
     AdapterState.CANARY: frozenset({AdapterState.CHAMPION, AdapterState.DRAINING}),
     AdapterState.CHAMPION: frozenset({AdapterState.STANDBY, AdapterState.DRAINING}),
     AdapterState.STANDBY: frozenset({AdapterState.CHAMPION, AdapterState.DRAINING}),
@@ -108,6 +113,9 @@ class Route:
     weight: float = 0.0
     is_off: bool = False
     canary_id: int | None = None  # the episode that the candidate's traffic is counted in
+    shadow: str | None = None  # a version that answers copies
+    shadow_share: float = 0.0  # of the requests that the champion serves
+    shadow_id: int | None = None  # the episode that the copies belong to
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,14 @@ class Traffic:
     halted: int = 0
     failed: int = 0
 
+    def plus(self, more: "Traffic") -> "Traffic":
+        """Both together."""
+        return Traffic(self.conversations + more.conversations, self.halted + more.halted, self.failed + more.failed)
+
+    def less(self, part: "Traffic") -> "Traffic":
+        """Without those."""
+        return Traffic(self.conversations - part.conversations, self.halted - part.halted, self.failed - part.failed)
+
 
 @dataclass(frozen=True, slots=True)
 class WatchLimits:
@@ -165,6 +181,13 @@ class WatchLimits:
     alpha: float = 0.01
 
 
+class Sides(NamedTuple):
+    """Both sides of a canary."""
+
+    champion: Traffic
+    candidate: Traffic
+
+
 class Look(NamedTuple):
     """One look at a canary. `number`: looks made with this one; `reasons`: why the candidate must go."""
 
@@ -172,11 +195,14 @@ class Look(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def look(champion: Traffic, candidate: Traffic, looks: int, limits: WatchLimits) -> Look | None:
+def look(
+    champion: Traffic, candidate: Traffic, looks: int, limits: WatchLimits, without: Collection[Sides] = ()
+) -> Look | None:
     """The next look, where one is due; None where the candidate has not served enough conversations for it.
 
     A look k is due at `first_look * 2**k` conversations, and spends `alpha / 2**(k + 1)`: all looks together spend
-    less than `alpha`, whatever comes. Each of its two signals is an exact test of equal rates (Fisher, one-sided).
+    less than `alpha`, whatever comes. Each of its two signals is an exact test of equal rates (Fisher, one-sided), and
+    must be as clear of each of `without`: the same conversations less those of one client (`steer.witnesses`).
     """
     due = looks
     while candidate.conversations >= limits.first_look * 2**due:
@@ -187,13 +213,18 @@ def look(champion: Traffic, candidate: Traffic, looks: int, limits: WatchLimits)
     reasons = []
     for signal in ("halted", "failed"):
         hits, others = getattr(candidate, signal), getattr(champion, signal)
-        p = exceeds_by_chance(hits, candidate.conversations, others, champion.conversations)
-        if p <= level:
+        p = _chance(signal, Sides(champion, candidate))
+        if p <= level and all(_chance(signal, sides) <= level for sides in without):
             reasons.append(
                 f"{hits} of {candidate.conversations} conversations {signal}, the champion's {others} of "
                 f"{champion.conversations} (p = {p:.2g})"
             )
     return Look(due, tuple(reasons))
+
+
+def _chance(signal: str, sides: Sides) -> float:
+    hits, others = getattr(sides.candidate, signal), getattr(sides.champion, signal)
+    return exceeds_by_chance(hits, sides.candidate.conversations, others, sides.champion.conversations)
 
 
 def exceeds_by_chance(hits: int, n: int, other_hits: int, other_n: int) -> float:

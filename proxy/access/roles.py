@@ -68,6 +68,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/steer/v1/triggers", STAFF),  # proposes; nobody's word is used before an operator approved it
     Route("GET", "/steer/v1/triggers/{id}", STAFF),
     Route("POST", "/steer/v1/triggers/{id}", OPERATORS),
+    Route("GET", "/steer/v1/adapters/{id}", STAFF),
+    Route("POST", "/steer/v1/adapters/{id}/shadow", OPERATORS),
     Route("GET", "/steer/v1/trigger-snapshot", STAFF),
     Route("POST", "/steer/v1/trigger-snapshot", OPERATORS),
 )

@@ -14,10 +14,12 @@ from sqlalchemy import Connection, func, select
 
 from proxy.adapters.errors import NotAllowedNow
 from proxy.adapters.rows import Adapter, RouteRow, read_adapter, read_route
-from proxy.adapters.tables import adapter_canaries, adapter_events, adapter_routes, adapters
+from proxy.adapters.shadowing import leave_shadow
+from proxy.adapters.steps import move, set_route, tell
+from proxy.adapters.tables import adapter_canaries, adapter_canary_clients, adapter_routes, adapters
 from proxy.log.rows import now_us
 from proxy.log.sql import insert_once
-from steer.adapter import AdapterState, AdapterVersion, check_name, may_become
+from steer.adapter import AdapterState, AdapterVersion, check_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def register(connection: Connection, new: NewAdapter, actor: str, number: int | 
     }  # fmt: skip
     if not insert_once(connection, adapters, values):
         raise NotAllowedNow(f"{version} is taken, and a number is given once: publish under another")
-    _tell(connection, new.alias, str(version), "registered", actor, None)
+    tell(connection, new.alias, str(version), "registered", actor, None)
     return str(version)
 
 
@@ -84,7 +86,7 @@ def let_through(connection: Connection, id: str, by: str, reason: str) -> None:
     adapter = read_adapter(connection, id)
     gate = (adapter.gate or {"checks": []}) | {"promotes": True, "override": {"by": by, "reason": reason}}
     connection.execute(adapters.update().where(adapters.c.id == id).values(gate=json.dumps(gate)))
-    _tell(connection, adapter.alias, id, "override", by, reason)
+    tell(connection, adapter.alias, id, "override", by, reason)
 
 
 def start_canary(
@@ -96,18 +98,20 @@ def start_canary(
     adapter = read_adapter(connection, id)
     row = read_route(connection, adapter.alias)
     if row.route.candidate == id and row.route.canary_id is not None:
-        _set_route(connection, adapter.alias, weight=weight)
+        set_route(connection, adapter.alias, weight=weight)
         connection.execute(
             adapter_canaries.update()
             .where(adapter_canaries.c.id == row.route.canary_id)
             .values(promote_after=promote_after)
         )
-        _tell(connection, adapter.alias, id, f"weight {weight:g}", actor, reason)
+        tell(connection, adapter.alias, id, f"weight {weight:g}", actor, reason)
         return row.route.canary_id
     if row.route.candidate is not None:
         raise NotAllowedNow(f"{row.route.candidate} is the candidate of {adapter.alias!r}: promote it, or roll it back")
     _need_gate(adapter)
-    _move(connection, adapter, AdapterState.CANARY, reason)
+    if row.route.shadow == id:
+        adapter = leave_shadow(connection, row, actor, f"{id} is the candidate")
+    move(connection, adapter, AdapterState.CANARY, reason)
     counts = {column.name: 0 for column in adapter_canaries.columns if column.name.startswith(("cand", "champ"))}
     made = connection.execute(
         adapter_canaries.insert().returning(adapter_canaries.c.id),
@@ -115,8 +119,8 @@ def start_canary(
         | {"alias": adapter.alias, "candidate": id, "champion": row.route.champion, "promote_after": promote_after}
         | {"looks": 0, "began_us": now_us()},
     ).scalar_one()
-    _set_route(connection, adapter.alias, candidate=id, weight=weight, canary_id=made)
-    _tell(connection, adapter.alias, id, f"canary {weight:g}", actor, reason)
+    set_route(connection, adapter.alias, candidate=id, weight=weight, canary_id=made)
+    tell(connection, adapter.alias, id, f"canary {weight:g}", actor, reason)
     return int(made)
 
 
@@ -127,20 +131,23 @@ def promote(connection: Connection, id: str, actor: str, reason: str | None) -> 
     if row.route.champion == id:
         return
     _need_gate(adapter)
-    _move(connection, adapter, AdapterState.CHAMPION, reason)
+    if row.route.shadow is not None:  # its copies were compared with another champion
+        leave_shadow(connection, row, actor, f"{id} was promoted")
+        adapter = read_adapter(connection, id)
+    move(connection, adapter, AdapterState.CHAMPION, reason)
     if row.standby is not None and row.standby != id:
-        _move(connection, read_adapter(connection, row.standby), AdapterState.DRAINING, f"{id} was promoted")
+        move(connection, read_adapter(connection, row.standby), AdapterState.DRAINING, f"{id} was promoted")
     if row.route.champion is not None:
-        _move(connection, read_adapter(connection, row.route.champion), AdapterState.STANDBY, f"{id} was promoted")
+        move(connection, read_adapter(connection, row.route.champion), AdapterState.STANDBY, f"{id} was promoted")
     values: dict[str, Any] = {"champion": id, "standby": row.route.champion}
     if row.route.canary_id is not None:  # another candidate would be compared with a champion that is none any more
         _end_canary(connection, row.route.canary_id, "promoted" if row.route.candidate == id else f"{id} was promoted")
         values |= {"candidate": None, "weight": 0.0, "canary_id": None}
         if row.route.candidate is not None and row.route.candidate != id:
             other = read_adapter(connection, row.route.candidate)
-            _move(connection, other, AdapterState.DRAINING, f"{id} was promoted")
-    _set_route(connection, adapter.alias, **values)
-    _tell(connection, adapter.alias, id, "promoted", actor, reason)
+            move(connection, other, AdapterState.DRAINING, f"{id} was promoted")
+    set_route(connection, adapter.alias, **values)
+    tell(connection, adapter.alias, id, "promoted", actor, reason)
 
 
 def roll_back(connection: Connection, alias: str, actor: str, reason: str, only: str | None = None) -> str | None:
@@ -155,16 +162,18 @@ def roll_back(connection: Connection, alias: str, actor: str, reason: str, only:
         return None
     if gone is None:
         raise NotAllowedNow(f"{alias!r} has neither candidate nor champion: it is the base model already")
-    _move(connection, read_adapter(connection, gone), AdapterState.DRAINING, reason)
+    move(connection, read_adapter(connection, gone), AdapterState.DRAINING, reason)
     if gone == route.candidate:
         if route.canary_id is not None:
             _end_canary(connection, route.canary_id, reason)
-        _set_route(connection, alias, candidate=None, weight=0.0, canary_id=None)
+        set_route(connection, alias, candidate=None, weight=0.0, canary_id=None)
     else:
+        if route.shadow is not None:
+            leave_shadow(connection, row, actor, f"{gone} was rolled back")
         if row.standby is not None:
-            _move(connection, read_adapter(connection, row.standby), AdapterState.CHAMPION, f"{gone} was rolled back")
-        _set_route(connection, alias, champion=row.standby, standby=None)
-    _tell(connection, alias, gone, "rolled back", actor, reason)
+            move(connection, read_adapter(connection, row.standby), AdapterState.CHAMPION, f"{gone} was rolled back")
+        set_route(connection, alias, champion=row.standby, standby=None)
+    tell(connection, alias, gone, "rolled back", actor, reason)
     return gone
 
 
@@ -176,27 +185,31 @@ def retire(connection: Connection, id: str, actor: str, reason: str | None) -> N
         return
     if adapter.state in (AdapterState.CANARY, AdapterState.CHAMPION):
         raise NotAllowedNow(f"{id} takes traffic as {adapter.state}: roll it back first")
+    if row.route.shadow == id:
+        adapter = leave_shadow(connection, row, actor, f"{id} was retired")
     was_loaded = adapter.state is not AdapterState.REGISTERED
     if adapter.state is not AdapterState.DRAINING:
-        _move(connection, adapter, AdapterState.DRAINING if was_loaded else AdapterState.RETIRED, reason)
+        move(connection, adapter, AdapterState.DRAINING if was_loaded else AdapterState.RETIRED, reason)
     if row.standby == id:
-        _set_route(connection, adapter.alias, standby=None)
-    _tell(connection, adapter.alias, id, "retired", actor, reason)
+        set_route(connection, adapter.alias, standby=None)
+    tell(connection, adapter.alias, id, "retired", actor, reason)
 
 
 def drained(connection: Connection, id: str) -> None:
     """The last stream has ended and no engine holds it any more."""
     adapter = read_adapter(connection, id)
     if adapter.state is AdapterState.DRAINING:
-        _move(connection, adapter, AdapterState.RETIRED, adapter.reason)
-        _tell(connection, adapter.alias, id, "unloaded", "proxy", None)
+        move(connection, adapter, AdapterState.RETIRED, adapter.reason)
+        tell(connection, adapter.alias, id, "unloaded", "proxy", None)
 
 
 def switch(connection: Connection, alias: str, *, is_off: bool, actor: str, reason: str | None) -> None:
     """The kill switch: off sends all of an alias's conversations to the base model."""
-    read_route(connection, alias)
-    _set_route(connection, alias, is_off=is_off)
-    _tell(connection, alias, None, "switched off" if is_off else "switched on", actor, reason)
+    row = read_route(connection, alias)
+    if is_off and row.route.shadow is not None:
+        leave_shadow(connection, row, actor, "the alias was switched off" + (f": {reason}" if reason else ""))
+    set_route(connection, alias, is_off=is_off)
+    tell(connection, alias, None, "switched off" if is_off else "switched on", actor, reason)
 
 
 def _need_gate(adapter: Adapter) -> None:
@@ -209,32 +222,10 @@ def _need_gate(adapter: Adapter) -> None:
     )
 
 
-def _move(connection: Connection, adapter: Adapter, state: AdapterState, reason: str | None) -> None:
-    if not may_become(adapter.state, state):
-        raise NotAllowedNow(
-            f"{adapter.id} is {adapter.state} and can't become {state}"
-            + (": publish its files again, under a new number" if adapter.state in _SPENT else "")
-        )
-    changed = {"state": state.value, "reason": reason, "changed_us": now_us()}
-    connection.execute(adapters.update().where(adapters.c.id == adapter.id).values(**changed))
-
-
-_SPENT = (AdapterState.DRAINING, AdapterState.RETIRED)
-
-
 def _end_canary(connection: Connection, id: int, ending: str) -> None:
     values = {"ended_us": now_us(), "ending": ending}
     connection.execute(adapter_canaries.update().where(adapter_canaries.c.id == id).values(**values))
-
-
-def _set_route(connection: Connection, alias: str, **values: Any) -> None:
-    changed = values | {"changed_us": now_us()}
-    connection.execute(adapter_routes.update().where(adapter_routes.c.alias == alias).values(**changed))
-
-
-def _tell(connection: Connection, alias: str, adapter: str | None, action: str, actor: str, reason: str | None) -> None:
-    values = {"at_us": now_us(), "alias": alias, "adapter": adapter, "action": action, "actor": actor}
-    connection.execute(adapter_events.insert(), values | {"reason": reason})
+    connection.execute(adapter_canary_clients.delete().where(adapter_canary_clients.c.canary_id == id))
 
 
 def route_of(connection: Connection, target: str) -> RouteRow:

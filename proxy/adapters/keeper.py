@@ -6,6 +6,7 @@ Rules kept here
   all others follow within seconds.
 - An engine that has lost an adapter (a restart) gets it again: the same weights under the same name.
 - A candidate that an engine refuses to load is rolled back; whatever else fails is logged once and tried again.
+- A version in shadow that an engine refuses, or has lost, is in shadow no more. One that was is unloaded.
 - What drains is unloaded when no living process runs a stream on it any more, and every process has had the time to see
   the new route; at the latest after `drain_timeout_s`.
 """
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 import anyio
 import anyio.to_thread
 
-from proxy.adapters import changes, watch
+from proxy.adapters import changes, shadowing, watch
 from proxy.adapters.engine import AdapterEngine
 from proxy.adapters.errors import AdapterError, EngineRefused
 from proxy.adapters.registry import AdapterRegistry
@@ -26,7 +27,7 @@ from proxy.adapters.router import Router
 from proxy.adapters.rows import Adapter, RouteRow, read_adapters, read_routes
 from proxy.errors import UpstreamError
 from proxy.log.errors import LogError
-from steer.adapter import LOADED_STATES, AdapterState, Traffic, WatchLimits
+from steer.adapter import LOADED_STATES, AdapterState, WatchLimits
 
 logger = logging.getLogger("steer.proxy")
 
@@ -70,6 +71,7 @@ class Keeper:
         self._draining_since: dict[str, float] = {}
         self._told: set[str] = set()
         self._usage: dict[str, int] = {}
+        self._in_shadow: set[tuple[str, str]] = set()  # (engine, version in shadow) that were seen together
 
     async def start(self) -> None:
         """The first look at database and engines. Never fails: what can't be had now comes later."""
@@ -92,11 +94,13 @@ class Keeper:
 
     async def refresh(self) -> None:
         """Tell what was served, look at canaries, read the routes."""
-        counted, usage = self._router.take(), self._router.streams
+        counted, usage, dropped = self._router.take(), self._router.streams, self._router.take_dropped()
         try:
-            routes, self._adapters, done = await anyio.to_thread.run_sync(self._exchange, counted, usage)
+            routes, self._adapters, done = await anyio.to_thread.run_sync(self._exchange, counted, usage, dropped)
         except (LogError, AdapterError) as error:
             self._router.give_back(counted)
+            for id, count in dropped.items():
+                self._router.copy_dropped(id, count)
             self._say("refresh", f"adapters and routes stay as they were: {error}")
             return
         self._told.discard("refresh")
@@ -106,12 +110,15 @@ class Keeper:
         self._router.update([row.route for row in routes], versions)
 
     def _exchange(
-        self, counted: dict[int, dict[watch.Side, Traffic]], usage: dict[str, int]
+        self, counted: dict[int, watch.Counted], usage: dict[str, int], dropped: dict[int, int]
     ) -> tuple[list[RouteRow], list[Adapter], list[str]]:
         registry = self._registry
         if counted:
             registry.change(lambda c: watch.add_all(c, counted))
         counted.clear()  # told: a later failure must not tell it again
+        if dropped:
+            registry.change(lambda c: shadowing.add_dropped(c, dropped))
+        dropped.clear()
         if usage != self._usage:
             registry.change(lambda c: watch.tell_usage(c, self._owner_id, usage))
             self._usage = usage
@@ -129,10 +136,11 @@ class Keeper:
         """Load what is missing, unload what has drained, tell the router what all engines hold."""
         wanted = [adapter for adapter in self._adapters if adapter.state in LOADED_STATES]
         draining = [adapter for adapter in wanted if adapter.state is AdapterState.DRAINING]
-        if not wanted:
-            self._router.engine_holds(frozenset())
-            return
         try:
+            await self._unload_shadows()
+            if not wanted:
+                self._router.engine_holds(frozenset())
+                return
             held = [await self._bring(engine, wanted) for engine in self._engines]
         except UpstreamError as error:
             self._say("engines", f"the engine's adapters are not known: {error}")
@@ -149,6 +157,10 @@ class Keeper:
         held = await engine.holds()
         for adapter in wanted:
             if adapter.id in held or adapter.state is AdapterState.DRAINING:
+                self._note(engine, adapter)
+                continue
+            if (engine.url, adapter.id) in self._in_shadow and adapter.state is AdapterState.SHADOW:
+                await self._end_shadow(adapter, f"{engine.url} has lost {adapter.id}: was it restarted?")
                 continue
             try:
                 await engine.load(adapter.id, adapter.path)
@@ -158,10 +170,38 @@ class Keeper:
             logger.info("loaded %s into %s", adapter.id, engine.url)
             self._told.discard(adapter.id)
             held |= {adapter.id}
+            self._note(engine, adapter)
         return held
+
+    def _note(self, engine: AdapterEngine, adapter: Adapter) -> None:
+        if adapter.state is AdapterState.SHADOW:
+            self._in_shadow.add((engine.url, adapter.id))
+
+    async def _unload_shadows(self) -> None:
+        """What was in shadow, and is registered again. Other processes may come first."""
+        registered = {adapter.id for adapter in self._adapters if adapter.state is AdapterState.REGISTERED}
+        for engine in self._engines:
+            for url, id in [(url, id) for url, id in self._in_shadow if url == engine.url and id in registered]:
+                try:
+                    if id in await engine.holds():
+                        await engine.unload(id)
+                except EngineRefused as error:
+                    self._say(id, str(error))
+                self._in_shadow.discard((url, id))
+
+    async def _end_shadow(self, adapter: Adapter, reason: str) -> None:
+        self._router.lost(adapter.id)
+        try:
+            await anyio.to_thread.run_sync(
+                self._registry.change, lambda c: shadowing.end_shadow(c, adapter.id, "proxy", reason)
+            )
+        except (LogError, AdapterError) as failure:
+            self._say("refresh", f"{adapter.id} could not be taken out of shadow: {failure}")
 
     async def _refused(self, adapter: Adapter, error: EngineRefused) -> None:
         self._say(adapter.id, str(error))
+        if adapter.state is AdapterState.SHADOW:
+            await self._end_shadow(adapter, str(error))
         if adapter.state is not AdapterState.CANARY:
             return
         try:

@@ -26,7 +26,7 @@ async def open_routing(settings: Settings, client: UpstreamClient, prober: Probe
     async with AsyncExitStack() as stack:
         registry = stack.enter_context(AdapterRegistry.open(settings.log.url))
         presence = stack.enter_context(Presence(registry))
-        router = Router()
+        router = Router(chosen.client)
         keeper = Keeper(
             registry,
             await open_engines(settings, client, stack),

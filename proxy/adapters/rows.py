@@ -154,5 +154,8 @@ def _route(row: Row[Any]) -> RouteRow:
         weight=row.weight,
         is_off=row.is_off,
         canary_id=row.canary_id,
+        shadow=row.shadow,
+        shadow_share=row.shadow_share or 0.0,
+        shadow_id=row.shadow_id,
     )
     return RouteRow(route, row.standby)

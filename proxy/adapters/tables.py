@@ -39,6 +39,9 @@ adapter_routes = Table(
     Column("is_off", Boolean, nullable=False),
     Column("canary_id", Integer),
     Column("changed_us", BigInteger, nullable=False),
+    Column("shadow", Text),
+    Column("shadow_share", Float),
+    Column("shadow_id", Integer),
 )
 
 # One row a canary: what both sides served while it ran. Proxies add to the counts.
@@ -91,4 +94,30 @@ bake_locks = Table(
     Column("name", Text, primary_key=True),
     Column("owner_id", Text, nullable=False),
     Column("taken_us", BigInteger, nullable=False),
+)
+
+# What each client had of a running canary, where clients can be told apart; gone with its end. No names: a hash.
+adapter_canary_clients = Table(
+    "adapter_canary_clients",
+    metadata,
+    Column("canary_id", Integer, nullable=False),
+    Column("side", Text, nullable=False),
+    Column("client", Text, nullable=False),
+    *(Column(count, Integer, nullable=False) for count in ("conversations", "halted", "failed")),
+    PrimaryKeyConstraint("canary_id", "side", "client", name="pk_adapter_canary_clients"),
+)
+
+# One row for each time that a version answered copies. `dropped`: copies that were not made, or not to their end.
+adapter_shadows = Table(
+    "adapter_shadows",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("alias", Text, nullable=False),
+    Column("adapter", Text, nullable=False, index=True),
+    Column("champion", Text),
+    Column("share", Float, nullable=False),
+    Column("dropped", Integer, nullable=False),
+    Column("began_us", BigInteger, nullable=False),
+    Column("ended_us", BigInteger),
+    Column("ending", Text),
 )

@@ -3,33 +3,66 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from proxy.adapters import changes
-from proxy.adapters.rows import read_canary
-from proxy.adapters.tables import adapter_canaries, adapter_usage
+from proxy.adapters.rows import Canary, read_canary
+from proxy.adapters.tables import adapter_canaries, adapter_canary_clients, adapter_usage
 from proxy.log.sql import insert_once
 from proxy.log.tables import owners
-from steer.adapter import Traffic, WatchLimits, look
+from steer.adapter import Sides, Traffic, WatchLimits, look
+from steer.witnesses import counted as counted_of
 
 Side = Literal["candidate", "champion"]
+# What one process has served, by side and client; the empty client stands for all who can't be told apart.
+Counted = Mapping[Side, Mapping[str, Traffic]]
+
+_COUNTS = ("conversations", "halted", "failed")
 
 
-def add_all(connection: Connection, counted: Mapping[int, Mapping[Side, Traffic]]) -> None:
+def add_all(connection: Connection, counted: Mapping[int, Counted]) -> None:
     """`add_traffic` for every episode."""
     for canary_id, sides in counted.items():
         add_traffic(connection, canary_id, sides)
 
 
-def add_traffic(connection: Connection, canary_id: int, counted: Mapping[Side, Traffic]) -> None:
+def add_traffic(connection: Connection, canary_id: int, counted: Counted) -> None:
     """Add what one process has served since it last told; an episode that has ended takes no more."""
     table, sums = adapter_canaries, {}
-    for side, traffic in counted.items():
-        for count in ("conversations", "halted", "failed"):
+    for side, clients in counted.items():
+        for count in _COUNTS:
             column = table.c[f"{side}_{count}"]
-            sums[column.name] = column + getattr(traffic, count)
-    if sums:
-        connection.execute(update(table).where(table.c.id == canary_id, table.c.ended_us.is_(None)).values(**sums))
+            sums[column.name] = column + sum(getattr(traffic, count) for traffic in clients.values())
+    runs = update(table).where(table.c.id == canary_id, table.c.ended_us.is_(None))
+    if not sums or not connection.execute(runs.values(**sums)).rowcount:
+        return
+    for side, clients in counted.items():
+        for client, traffic in clients.items():
+            if client:
+                _add_client(connection, {"canary_id": canary_id, "side": side, "client": client}, traffic)
+
+
+def _add_client(connection: Connection, whose: dict[str, object], traffic: Traffic) -> None:
+    """Who comes here holds the episode's row: no two processes at once."""
+    table = adapter_canary_clients
+    more = {count: table.c[count] + getattr(traffic, count) for count in _COUNTS}
+    known = update(table).where(*(table.c[name] == value for name, value in whose.items()))
+    if not connection.execute(known.values(**more)).rowcount:
+        connection.execute(insert(table), whose | {count: getattr(traffic, count) for count in _COUNTS})
+
+
+def witnesses(connection: Connection, canary: Canary) -> tuple[Sides, frozenset[Sides]]:
+    """What counts of a canary's traffic, and the same without each client (`steer.witnesses`)."""
+    clients: dict[str, dict[str, Traffic]] = {}
+    rest = {"champion": canary.of_champion, "candidate": canary.of_candidate}
+    table = adapter_canary_clients
+    for row in connection.execute(select(table).where(table.c.canary_id == canary.id)):
+        traffic = Traffic(row.conversations, row.halted, row.failed)
+        clients.setdefault(row.client, {})[row.side] = traffic
+        rest[row.side] = rest[row.side].less(traffic)
+    none = Traffic()
+    told = [Sides(sides.get("champion", none), sides.get("candidate", none)) for sides in clients.values()]
+    return counted_of(told, Sides(rest["champion"], rest["candidate"]))
 
 
 def judge(connection: Connection, canary_id: int, limits: WatchLimits) -> str | None:
@@ -40,7 +73,8 @@ def judge(connection: Connection, canary_id: int, limits: WatchLimits) -> str | 
     canary = read_canary(connection, canary_id)
     if canary.ending is not None:
         return None
-    found = look(canary.of_champion, canary.of_candidate, canary.looks, limits)
+    (champion, candidate), without = witnesses(connection, canary)
+    found = look(champion, candidate, canary.looks, limits, without)
     if found is not None:
         # The count of looks is the ticket: who comes second finds another number, and has nothing to do.
         table = adapter_canaries
@@ -51,8 +85,8 @@ def judge(connection: Connection, canary_id: int, limits: WatchLimits) -> str | 
             reason = "; ".join(found.reasons)
             gone = changes.roll_back(connection, canary.alias, "proxy", reason, only=canary.candidate)
             return None if gone is None else f"rolled back {gone}: {reason}"
-    if canary.promote_after is not None and canary.of_candidate.conversations >= canary.promote_after:
-        served = f"{canary.of_candidate.conversations} conversations without a sign of being worse"
+    if canary.promote_after is not None and candidate.conversations >= canary.promote_after:
+        served = f"{candidate.conversations} conversations without a sign of being worse"
         changes.promote(connection, canary.candidate, "proxy", served)
         return f"promoted {canary.candidate}: {served}"
     return None

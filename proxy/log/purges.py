@@ -57,7 +57,7 @@ def remember(engine: Engine, purge: Purge) -> None:
     with translated(engine.url), engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             # Waits for transactions that were begun before the memory is there and so can't see it.
-            connection.execute(text("LOCK TABLE interventions, samples, requests IN SHARE MODE"))
+            connection.execute(text("LOCK TABLE interventions, samples, shadow_records, requests IN SHARE MODE"))
         if purge.request_id is None:
             connection.execute(purges.delete().where(*_said_again(purge, before_us)))
         connection.execute(purges.insert(), values)

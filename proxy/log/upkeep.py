@@ -51,7 +51,7 @@ def rekey(engine: Engine, texts: TextKeeper) -> Iterator[int]:
         position: tuple[str, ...] | None = None
         while True:
             with translated(engine.url), engine.begin() as connection:
-                query = select(*keys, body).order_by(*keys).limit(_ROWS)
+                query = select(*keys, body).where(body.is_not(None)).order_by(*keys).limit(_ROWS)
                 if position is not None:
                     query = query.where(tuple_(*keys) > tuple_(*position))
                 rows = connection.execute(query).all()
@@ -71,7 +71,8 @@ def rekey(engine: Engine, texts: TextKeeper) -> Iterator[int]:
 def _bodies() -> list[tuple[Table, list[Column[str]], Column[str]]]:
     """Every column that holds text, with the key of its table."""
     from proxy.review.tables import review_texts, sample_texts  # noqa: PLC0415 - its tables are built on ours
+    from proxy.shadow.tables import shadow_halts  # noqa: PLC0415 - likewise
 
-    return [
-        (table, list(table.primary_key), table.c.body) for table in (intervention_texts, sample_texts, review_texts)
-    ]
+    bodies = [table.c.body for table in (intervention_texts, sample_texts, review_texts)]
+    bodies += [shadow_halts.c.halt, shadow_halts.c.completion]
+    return [(body.table, list(body.table.primary_key), body) for body in bodies]

@@ -23,6 +23,7 @@ from steer.cli import (
     review,
     rollout,
     serving,
+    shadow,
     tenants,
     trigger_judge,
     triggers,
@@ -48,6 +49,8 @@ app.add_typer(adapters.adapters, name="adapters")
 app.add_typer(triggers.triggers, name="triggers")
 triggers.triggers.command("judge")(trigger_judge.judge)
 adapters.adapters.command("gate")(adapter_files.gate)
+adapters.adapters.command("shadow")(shadow.shadow)
+adapters.adapters.command("shadow-export")(shadow.shadow_export)
 adapters.adapters.command("add")(adapter_files.add)
 adapters.adapters.command("merge")(adapter_files.merge)
 

@@ -64,6 +64,7 @@ def list_adapters(as_json: AsJson = False, config: Config = None, log_url: LogUr
     for row in routes:
         route = row.route
         share = f", candidate {route.candidate} at {route.weight:.0%}" if route.candidate else ""
+        share += f", in shadow {route.shadow} at {route.shadow_share:.1%}" if route.shadow else ""
         back = f", standing by {row.standby}" if row.standby else ""
         off = "  SWITCHED OFF: the base model serves" if route.is_off else ""
         typer.echo(f"{route.alias} -> {route.champion or f'{route.base_model} (no adapter)'}{share}{back}{off}")
@@ -77,17 +78,21 @@ def list_adapters(as_json: AsJson = False, config: Config = None, log_url: LogUr
 
 @adapters.command("show")
 def show(id: Version, as_json: AsJson = False, config: Config = None, log_url: LogUrl = None) -> None:
-    """Show one version: its parents, its gate, its life."""
+    """Show one version: its parents, its gate, its life, and its time in shadow beside the champion."""
     from proxy.adapters.rows import read_adapter, read_events
+    from proxy.shadow.compare import read_comparison
+    from steer.cli.shadow import told as told_of
 
     with opened("adapters show", config, log_url) as (registry, _):
         adapter = registry.read(lambda c: read_adapter(c, id))
         events = [
             event for event in registry.read(lambda c: read_events(c, adapter.alias, 1000)) if event.adapter == id
         ]
+        compared = registry.read(lambda c: read_comparison(c, id))
     if as_json:
         told = [{"at": e.at.isoformat(), "action": e.action, "actor": e.actor, "reason": e.reason} for e in events]
-        typer.echo(json.dumps(_plain(adapter) | {"events": told}))
+        shown = None if compared is None else compared.shown()
+        typer.echo(json.dumps(_plain(adapter) | {"events": told, "shadow": shown}))
         return
     typer.echo(f"{adapter.id}  {adapter.state}  alias {adapter.alias}, base {adapter.base_model}")
     typer.echo(f"  files   {adapter.path}\n  sha256  {adapter.sha256}")
@@ -96,6 +101,8 @@ def show(id: Version, as_json: AsJson = False, config: Config = None, log_url: L
         typer.echo(
             f"  {'ok  ' if check.get('finding') == 'kept' else 'FAIL'}    {check.get('name')}: {check.get('reason')}"
         )
+    for line in [] if compared is None else told_of(compared):
+        typer.echo(f"  {line}")
     for event in events:
         typer.echo(f"  {event.at:%Y-%m-%d %H:%M:%S}  {event.action} by {event.actor}  {event.reason or ''}".rstrip())
 
@@ -226,4 +233,5 @@ def _route(row: "RouteRow") -> dict[str, Any]:
     return {
         "alias": route.alias, "base_model": route.base_model, "champion": route.champion, "standby": row.standby,
         "candidate": route.candidate, "weight": route.weight, "is_off": route.is_off,
+        "shadow": route.shadow, "shadow_share": route.shadow_share,
     }  # fmt: skip

@@ -25,6 +25,7 @@ from proxy.adapters.rows import (
 )
 from proxy.adapters.tables import bake_locks
 from steer.adapter import AdapterNameError, Route, Traffic, WatchLimits
+from tests.patience import PATIENCE_S
 
 PASSED = {"promotes": True, "checks": []}
 
@@ -156,10 +157,15 @@ def canary_of(registry: AdapterRegistry, promote_after: int | None = None) -> in
     return registry.change(lambda c: changes.start_canary(c, "safe@2", 0.5, "test", None, promote_after))
 
 
+def everybody(champion: Traffic, candidate: Traffic) -> watch.Counted:
+    """Of clients that can't be told apart."""
+    return {"champion": {"": champion}, "candidate": {"": candidate}}
+
+
 def test_counts_of_several_proxies_add_up_and_a_worse_candidate_goes(registry: AdapterRegistry) -> None:
     id = canary_of(registry)
     for _ in range(2):
-        counted: dict[watch.Side, Traffic] = {"candidate": Traffic(20, 12, 0), "champion": Traffic(30, 3, 1)}
+        counted = everybody(Traffic(30, 3, 1), Traffic(20, 12, 0))
         registry.change(partial(watch.add_traffic, canary_id=id, counted=counted))
     canary = registry.read(lambda c: read_canary(c, id))
     assert (canary.of_candidate, canary.of_champion) == (Traffic(40, 24, 0), Traffic(60, 6, 2))
@@ -168,7 +174,7 @@ def test_counts_of_several_proxies_add_up_and_a_worse_candidate_goes(registry: A
     assert done.startswith("rolled back safe@2: 24 of 40 conversations halted, the champion's 6 of 60")
     assert states(registry) == {"safe@1": "champion", "safe@2": "draining"}
     assert registry.change(lambda c: watch.judge(c, id, WatchLimits())) is None
-    late: dict[watch.Side, Traffic] = {"candidate": Traffic(5)}
+    late = everybody(Traffic(), Traffic(5))
     registry.change(lambda c: watch.add_traffic(c, id, late))
     assert registry.read(lambda c: read_canary(c, id)).of_candidate == Traffic(40, 24, 0), "an ended episode is closed"
 
@@ -176,7 +182,7 @@ def test_counts_of_several_proxies_add_up_and_a_worse_candidate_goes(registry: A
 def test_a_candidate_that_served_long_enough_is_promoted(registry: AdapterRegistry) -> None:
     id = canary_of(registry, promote_after=32)
     for conversations, expected in ((31, None), (1, "promoted safe@2")):
-        counted: dict[watch.Side, Traffic] = {"candidate": Traffic(conversations), "champion": Traffic(conversations)}
+        counted = everybody(Traffic(conversations), Traffic(conversations))
         registry.change(partial(watch.add_traffic, canary_id=id, counted=counted))
         done = registry.change(lambda c: watch.judge(c, id, WatchLimits()))
         assert done is None if expected is None else (done or "").startswith(expected)
@@ -185,7 +191,7 @@ def test_a_candidate_that_served_long_enough_is_promoted(registry: AdapterRegist
 
 def test_many_looking_at_once_make_one_look(log_url: str, registry: AdapterRegistry) -> None:
     id = canary_of(registry)
-    counted: dict[watch.Side, Traffic] = {"candidate": Traffic(40, 40), "champion": Traffic(40)}
+    counted = everybody(Traffic(40), Traffic(40, 40))
     registry.change(lambda c: watch.add_traffic(c, id, counted))
     done: list[str | None] = []
 
@@ -247,7 +253,7 @@ def test_a_lock_of_a_process_that_was_killed_is_free(log_url: str, registry: Ada
         "with held(AdapterRegistry.open(sys.argv[1]), 'safe'):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    killed = subprocess.run([sys.executable, "-c", code, log_url], timeout=60, check=False)
+    killed = subprocess.run([sys.executable, "-c", code, log_url], timeout=PATIENCE_S, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert registry.read(lambda c: c.execute(select(bake_locks.c.name)).scalar()) == "safe"
     with held(registry, "safe"):

@@ -5,6 +5,7 @@ from alembic import context
 import proxy.access.tables
 import proxy.adapters.tables
 import proxy.review.tables
+import proxy.shadow.tables
 import proxy.triggers.tables  # noqa: F401 - its tables join the metadata
 from proxy.log.tables import metadata
 
