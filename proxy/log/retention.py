@@ -55,10 +55,9 @@ class Retention:
         if self.keep_days is None:
             return False
         oldest_us = now_us - int(self.keep_days * _DAY_US)
-        found = [
-            delete_some(connection, table, [table.c.created_us < oldest_us, *more])
-            for table, *more in ((interventions, _IS_OVER), (requests,), *((table,) for table in sample_tables()))
-        ]
+        others = [requests, *sample_tables()]
+        found = [delete_some(connection, table, [table.c.created_us < oldest_us]) for table in others]
+        found.append(delete_some(connection, interventions, [interventions.c.created_us < oldest_us, _IS_OVER]))
         return max(found) >= STEP_ROWS
 
     def _forget_text(self, connection: Connection, now_us: int) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from proxy.log import InterventionLog, LogReader, RequestCounts
 from proxy.log.connect import open_engine, parse_url
-from proxy.log.entries import apply, complete_of, count_of, dump, insert_of, whose_of
+from proxy.log.entries import Entry, apply, complete_of, count_of, dump, insert_of, whose_of
 from proxy.log.errors import UnknownIntervention
 from proxy.log.purge import carry_out
 from proxy.log.purges import Purge, remember
@@ -20,6 +20,7 @@ from proxy.log.spool import Spool, SpoolPlace
 from proxy.log.store import LogOptions
 from proxy.log.tables import purges
 from proxy.log.texts import PLAIN
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
 pytestmark = pytest.mark.anyio
@@ -109,7 +110,7 @@ async def test_a_write_that_began_before_a_purge_does_not_end_after_it(log_url: 
         apply(connection, insert_of(record(tenant="gone"), None, PLAIN))
         thread.start()
         started.wait(60)
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE_S):
             while thread.is_alive() and not is_waiting(looking):  # noqa: ASYNC110 - locks ring no bell
                 await anyio.sleep(0.01)
     await anyio.to_thread.run_sync(thread.join)
@@ -121,7 +122,7 @@ async def test_a_write_that_began_before_a_purge_does_not_end_after_it(log_url: 
 async def test_a_purge_reaches_what_the_database_once_refused(place: SpoolPlace) -> None:
     place.folder.mkdir()
     asked, other = record(id="asked", request_id="r-gone"), record(id="other")
-    entries = [
+    entries: list[Entry] = [
         insert_of(asked, None, PLAIN),
         complete_of("asked", completion(), PLAIN),
         complete_of("known by the log", completion(), PLAIN),
