@@ -64,6 +64,10 @@ class TriggersConfig(_Model):
     benign_branches: int = Field(0, ge=0, description="the same for benign prompts that nothing halted, cut anywhere")
     ids: tuple[str, ...] = Field((), description="ids of the pool's triggers to use; none: all")
     pool: tuple[Trigger, ...] = Field(DEFAULT_TRIGGERS, min_length=1, description="id, kind and text of each")
+    table: Path | None = Field(
+        None,
+        description="file of `steer triggers snapshot --out` in the place of pool: records try triggers by its shares",
+    )
 
     @model_validator(mode="after")
     def _ids_exist(self) -> Self:

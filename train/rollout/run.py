@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from steer.trigger_table import TriggerTable
 from steer.triggers import TriggerPool
 from train.rollout.completion import RecordRow, Skipped, completable, complete, read_records
 from train.rollout.config import EngineConfig, ModelConfig, RolloutConfig, load_config
@@ -130,16 +131,28 @@ def _work(config: RolloutConfig, generator: Generator, vocabulary: Vocabulary) -
 
 def plan_of(config: RolloutConfig, threshold: float) -> Plan:
     """The configured plan, with the detector's threshold in its policy."""
+    table = None if config.triggers.table is None else load_table(config.triggers.table)
     return Plan(
         policy=config.policy.model_copy(update={"threshold": threshold}),
-        pool=TriggerPool(config.triggers.chosen),
+        pool=TriggerPool(config.triggers.chosen if table is None else table.triggers),
         branches=config.triggers.branches,
         benign_branches=config.triggers.benign_branches,
         samples=config.samples,
         sampling=config.sampling,
         max_tokens=config.max_tokens,
         seed=config.seed,
+        table=table,
     )
+
+
+def load_table(path: Path) -> TriggerTable:
+    """A selection table. Raises RolloutConfigError."""
+    try:
+        return TriggerTable.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RolloutConfigError(
+            f"triggers.table: {path} can't be read: give a file of `steer triggers snapshot --out` ({error})"
+        ) from error
 
 
 def vocabulary_of(config: RolloutConfig) -> Vocabulary:
@@ -185,6 +198,8 @@ def _key(config: RolloutConfig, rows: Sequence[Row]) -> str:
     """The job's identity. How it is worked (lanes, batch sizes, retries) may change between two starts."""
     settings = config.model_dump(mode="json", exclude={"engine": {"lanes", "block", "local", "served", "vllm"}})
     marks = [row.id for row in rows]
+    if config.triggers.table is not None:
+        marks.append(load_table(config.triggers.table).sha256)
     return hashlib.sha256(json.dumps([settings, marks], sort_keys=True).encode()).hexdigest()
 
 
