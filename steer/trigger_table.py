@@ -128,6 +128,13 @@ class WeightedPool(TriggerPool):
         place = min(bisect(sums, rng.random() * sums[-1]), len(left) - 1)
         return Drawn(left[place][0], left[place][1] / sums[-1])
 
+    def order(self, rng: random.Random) -> list[Trigger]:
+        """All of them, as they would be drawn one after the other."""
+        drawn: list[Trigger] = []
+        for _ in self.triggers:
+            drawn.append(self.draw(rng, [trigger.id for trigger in drawn]).trigger)
+        return drawn
+
     def choose(self, rng: random.Random, used: Iterable[str] = ()) -> Trigger:
         """The trigger alone."""
         return self.draw(rng, used).trigger

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from detector.context import Context
 from steer.record import Completion, InterventionRecord, TextSpan, Timings
+from steer.trigger_table import TriggerTable
 from tests.train.tiny_reasoner import END_THINK, EOS, THINK, ids_of, save_reasoner
 from train.bake.config import BakeConfig
 from train.bake.errors import BakeBusy
@@ -83,6 +84,7 @@ class MemoryService:
     gates: dict[str, dict[str, Any]] = field(default_factory=dict)
     serving: str | None = None
     tenants_out: frozenset[str] = frozenset()
+    table: TriggerTable | None = None
     told: list[str] = field(default_factory=list)
     is_locked: bool = False
 
@@ -102,6 +104,11 @@ class MemoryService:
 
     def count(self) -> int:
         return len(self.records)
+
+    def triggers(self, target: Path) -> bool:
+        if self.table is not None:
+            target.write_text(self.table.model_dump_json())
+        return self.table is not None
 
     def opted_out(self) -> frozenset[str]:
         return self.tenants_out

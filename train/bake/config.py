@@ -70,11 +70,19 @@ class BakeConfig(BaseModel):
                 raise ValueError(f"[{section}] {told}") from error
         return self
 
-    def rollout_config(self, records: Path, adapter: str | None, recorded: str | None) -> RolloutConfig:
-        """Completes `records` of one version: `adapter` is what generates, `recorded` what records call it."""
+    def rollout_config(
+        self, records: Path, adapter: str | None, recorded: str | None, table: Path | None = None
+    ) -> RolloutConfig:
+        """Completes `records` of one version: `adapter` is what generates, `recorded` what records call it.
+
+        Triggers are drawn by the selection `table`, unless the config names some of its own.
+        """
         model = self._model(self.rollout) | {"adapter": adapter, "recorded_adapter": recorded}
         branches = self.rollout.get("records", {}).get("branches", 1)
         given = {key: value for key, value in self.rollout.items() if key not in ("model", "records", "prompts")}
+        spliced = dict(given.get("triggers", {}))
+        if table is not None and not spliced.keys() & {"pool", "ids", "table"}:
+            given["triggers"] = spliced | {"table": table}
         return RolloutConfig.model_validate(
             given | {"model": model, "records": {"source": records, "branches": branches}}
         )

@@ -45,6 +45,9 @@ class Service(Protocol):
     def count(self) -> int:
         """How many records `export` would write now, about."""
 
+    def triggers(self, target: Path) -> bool:
+        """The selection table that triggers are drawn from, as a file that no longer changes; False: there is none."""
+
     def opted_out(self) -> frozenset[str]:
         """Tenants whose traffic is not trained on."""
 

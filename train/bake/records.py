@@ -19,6 +19,8 @@ from train.rollout.run import ROLLOUTS, run
 from train.rollout.trace import Rollout
 
 RECORDS = "records.jsonl"
+# The selection table as it was when the bake began (`steer.trigger_table`); absent where triggers are not adaptive.
+TRIGGERS = "triggers.json"
 COLLECT, COMPLETE = "1-collect", "2-complete"
 
 
@@ -32,8 +34,9 @@ def complete_all(
     records = read_records(source)
     rows = _kept(records, earlier)
     counts = Counter({"taken over": len(rows)})
+    table = source.with_name(TRIGGERS) if source.with_name(TRIGGERS).exists() else None
     for adapter, group in _groups([record for record in records if record.id not in rows]).items():
-        made = _complete(config, service, adapter, group, folder, counts)
+        made = _complete(config, service, adapter, group, table, folder, counts)
         counts["completed"] += len(made)
         rows |= made
     current = {record.id: record for record in records}
@@ -65,6 +68,7 @@ def _complete(
     service: Service,
     adapter: str | None,
     group: list[InterventionRecord],
+    table: Path | None,
     folder: Path,
     counts: Counter[str],
 ) -> dict[str, Rollout]:
@@ -84,7 +88,7 @@ def _complete(
             generates = str(version.folder)
     place = folder / re.sub(r"[^a-z0-9@._-]", "_", adapter or "base")
     place.mkdir(parents=True, exist_ok=True)
-    job = config.rollout_config(place / RECORDS, generates, adapter)
+    job = config.rollout_config(place / RECORDS, generates, adapter, table)
     names = frozenset(n for n in (job.model.name, job.model.served_name, *job.model.recorded_as) if n is not None)
     rows, skipped = completable(group, names, adapter)
     counts["left out: no token ids"] += skipped.no_token_ids

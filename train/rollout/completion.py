@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from steer.events import Channel
 from steer.record import InterventionRecord
 from steer.segmenter import segment
+from steer.selection import UNKNOWN
 from steer.triggers import Trigger
 from train.rollout.driver import Plan, Tools, seed_of
 from train.rollout.errors import RolloutConfigError
@@ -125,9 +126,13 @@ def _jobs(place: int, record: InterventionRecord, tools: Tools, plan: Plan, bran
 
 
 def _triggers(record: InterventionRecord, plan: Plan, branches: int, seed: int) -> list[Trigger]:
-    """The record's own trigger first, then others of the pool."""
+    """The record's own trigger first, then others of the pool, as they would be drawn one after the other."""
     pool = list(plan.pool.triggers)
-    random.Random(seed_of(seed, "triggers")).shuffle(pool)
+    rng = random.Random(seed_of(seed, "triggers"))
+    if plan.table is None:
+        rng.shuffle(pool)
+    else:
+        pool = plan.table.pool(record.category or UNKNOWN).order(rng)
     pool.sort(key=lambda trigger: trigger.id != record.trigger_id)
     return pool[:branches]
 

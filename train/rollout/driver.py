@@ -16,6 +16,7 @@ from typing import NamedTuple
 from detector.context import Context
 from steer.engine import Engine
 from steer.policy import Policy
+from steer.trigger_table import TriggerTable
 from steer.triggers import Trigger, TriggerPool
 from train.rollout.detectors import Detector
 from train.rollout.generator import Generated, Generator, Sampling
@@ -44,6 +45,7 @@ class Plan:
     sampling: Sampling
     max_tokens: int | None
     seed: int
+    table: TriggerTable | None = None  # by whose shares records try the pool's triggers; none: each as soon
 
 
 @dataclass(frozen=True, slots=True)
