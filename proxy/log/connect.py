@@ -107,9 +107,11 @@ def open_engine(url: URL, *, writes: bool) -> Engine:
 def _sqlite_engine(url: URL, writes: bool) -> Engine:
     arguments = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False, "isolation_level": None}
     engine = create_engine(url, connect_args=arguments, hide_parameters=True)
+    path = url.database or ""
 
     @event.listens_for(engine, "connect")
-    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+    def configure(connection: sqlite3.Connection, record: Any) -> None:
+        record.info["file"] = _identity(path)
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode=WAL")
@@ -120,6 +122,20 @@ def _sqlite_engine(url: URL, writes: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        if writes and connection.info["file"] != _identity(path):  # what is written there nobody would find
+            raise LogUnavailable(
+                f"the intervention log {path} was moved or deleted while it was in use: put it back, or restart what "
+                "writes to it"
+            )
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """Which file it is; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -110,6 +110,12 @@ class Spool:
             else:
                 os.close(descriptor)
 
+    @classmethod
+    def of_others(cls, place: SpoolPlace) -> list[str]:
+        """Files that wait here for other logs; without what stands before the dash they would be anybody's."""
+        found = sorted(place.folder.glob(f"*{_SUFFIX}"))
+        return [str(path) for path in found if not _is_of(path, place.log_id) and _size_of(path)]
+
     @property
     def has_entries(self) -> bool:
         """Whether anything waits to be replayed."""
@@ -176,6 +182,8 @@ class Spool:
             head = _HEAD + self.spool_id.encode() + b"\n"
         data = head + b"".join(line.data for line in lines)
         try:
+            if size == 0 and not os.fstat(self._descriptor).st_nlink:
+                self._make_again()
             _write(self._descriptor, data, size)
         except OSError as failure:
             error = SpoolFailed(
@@ -188,6 +196,17 @@ class Spool:
                 self._read_to = self._read_to or len(head)
             for line in lines:
                 line.is_done, line.error = True, error
+
+    def _make_again(self) -> None:
+        """Somebody deleted the file or its folder: what is written there nobody would find. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            os.dup2(descriptor, self._descriptor, inheritable=False)  # the lock goes with the open file
+        finally:
+            os.close(descriptor)
+        _sync_folder(self.path.parent)
 
     def _read_head(self) -> None:
         head = os.pread(self._descriptor, 64, 0).partition(b"\n")[0]
@@ -214,6 +233,13 @@ class Spool:
                 if len(entries) >= _CHUNK:
                     break
         return Chunk(entries, end, damaged) if end > at else None
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # its process has just taken it away
+        return 0
 
 
 def _is_of(path: Path, log_id: str) -> bool:

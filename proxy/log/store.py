@@ -90,6 +90,8 @@ class InterventionLog(LogReader):
                 options = replace(options, spool=place)
                 if error := adopt(place, attempts(writing)):
                     raise error
+                if others := Spool.of_others(place):
+                    logger.warning("records of another log wait in %s, and are left there", ", ".join(others))
             with translated(parsed), writing.begin() as connection:
                 owners.register(connection, owner)
                 interrupted = owners.sweep(connection, owner, options.lease_s)

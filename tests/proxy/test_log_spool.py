@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -219,6 +220,34 @@ async def test_a_spool_is_replayed_into_the_log_that_it_belongs_to_although_othe
     async with InterventionLog.open(log_url, LogOptions(spool=place)) as log:
         assert [item.id for item in (await log.list()).items] == ["mine"]
     assert list(place.folder.iterdir()) == []
+
+
+async def test_a_spool_whose_folder_was_deleted_under_it_is_made_again(
+    log: InterventionLog, log_url: str, place: SpoolPlace
+) -> None:
+    shutil.rmtree(place.folder)
+    with outage(log_url):
+        await log.insert(record(id="kept"))
+        [file] = place.folder.iterdir()
+        assert b"kept" in file.read_bytes()
+        assert list(Spool.abandoned(place)) == [], "it is locked as before"
+    await until(lambda: log.spooled_bytes == 0)
+    assert [item.id for item in (await log.list()).items] == ["kept"]
+
+
+async def test_a_log_file_that_is_moved_away_under_its_writers_counts_as_down(
+    tmp_path: Path, place: SpoolPlace
+) -> None:
+    path = tmp_path / "log.sqlite"
+    async with InterventionLog.open(f"sqlite:///{path}", LogOptions(spool=place)) as log:
+        await log.insert(record(id="before"))
+        path.rename(tmp_path / "aside")
+        await log.insert(record(id="meanwhile"))
+        assert "moved or deleted" in str(log.last_error)
+        assert log.spooled_bytes > 0
+        (tmp_path / "aside").rename(path)
+        await until(lambda: log.spooled_bytes == 0)
+        assert {item.id for item in (await log.list()).items} == {"before", "meanwhile"}
 
 
 def test_a_living_process_keeps_its_file(place: SpoolPlace) -> None:
