@@ -159,11 +159,11 @@ async def measure(url: str | None, clients: int, outage_s: float, folder: Path) 
                 await anyio.sleep(outage_s)
                 spooled = sum(path.stat().st_size for path in (folder / "spool").iterdir())
             ended = time.perf_counter()
-            while any(path.stat().st_size for path in (folder / "spool").iterdir()):  # noqa: ASYNC110 - no bell
-                await anyio.sleep(0.05)
+            await _drained(folder / "spool")
             drained_s = time.perf_counter() - ended
             await anyio.sleep(_CALM_S)
             is_over = True
+        await _drained(folder / "spool")  # a database that was slow for a moment since has been passed by again
         found = await _found(log_url)
         engine = open_engine(parse_url(log_url), writes=False)
         problems = dict(verify(engine, PLAIN).counts)
@@ -180,6 +180,11 @@ async def measure(url: str | None, clients: int, outage_s: float, folder: Path) 
         "stream_s": {name: _quantiles(values) for name, values in times.items()},
         "problems": problems,
     }
+
+
+async def _drained(folder: Path) -> None:
+    while any(path.stat().st_size for path in folder.iterdir()):  # noqa: ASYNC110 - no bell
+        await anyio.sleep(0.05)
 
 
 async def _found(url: str) -> dict[str, Summary]:

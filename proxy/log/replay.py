@@ -35,15 +35,20 @@ def _replay(spool: Spool, attempt: Attempt) -> LogError | None:
     if error := attempt([lambda connection: position.append(_position(connection, spool.spool_id))]):
         return error
     count = 0
-    for chunk in spool.chunks(position[-1]):
-        if error := _apply(spool, chunk, attempt):
-            return error
-        count += len(chunk.entries)
-        if chunk.damaged:
-            logger.error("%d lines of the spool %s are damaged and are passed over", chunk.damaged, spool.path)
-        if spool.replayed(chunk.end):
-            break
-    attempt([lambda connection: _forget(connection, spool.spool_id)])
+    try:
+        for chunk in spool.chunks(position[-1]):
+            spool.is_ending = spool.is_ending or chunk.is_last
+            if error := _apply(spool, chunk, attempt):
+                return error
+            count += len(chunk.entries)
+            if chunk.damaged:
+                logger.error("%d lines of the spool %s are damaged and are passed over", chunk.damaged, spool.path)
+            if spool.replayed(chunk.end):
+                break
+    finally:
+        spool.is_ending = False
+    if not spool.has_entries:
+        attempt([lambda connection: _forget(connection, spool.spool_id)])
     logger.warning("the database is back: %d writes were replayed from the spool", count)
     return None
 

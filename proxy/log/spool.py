@@ -39,11 +39,12 @@ class SpoolPlace:
 
 
 class Chunk(NamedTuple):
-    """Entries of a file up to the byte `end`; `damaged` lines are passed over."""
+    """Entries of a file up to the byte `end`; `damaged` lines are passed over. `is_last`: nothing stood behind them."""
 
     entries: list[Entry]
     end: int
     damaged: int
+    is_last: bool
 
 
 @dataclass(slots=True)
@@ -65,6 +66,8 @@ class Spool:
         self._size = os.fstat(descriptor).st_size
         self._read_to = 0
         self.spool_id = ""
+        self.is_ending = False
+        """What is left is being replayed: what comes now may wait for that, or it would be chased for ever."""
         if self._size:
             self._read_head()
 
@@ -232,7 +235,7 @@ class Spool:
                     entries.append(entry)
                 if len(entries) >= _CHUNK:
                     break
-        return Chunk(entries, end, damaged) if end > at else None
+        return Chunk(entries, end, damaged, len(entries) < _CHUNK) if end > at else None
 
 
 def _size_of(path: Path) -> int:

@@ -8,6 +8,7 @@ Rules
   broken connection; one by one, where one bad write spoilt it for the others.
 - With a spool, a write that the database does not take, or not in time, goes there instead. While anything waits in the
   spool everything goes there, so that writes keep their order; this thread replays it as soon as the database is back.
+  What comes while the last of it is replayed waits for that, and then goes to the database.
 """
 
 import asyncio
@@ -104,7 +105,7 @@ class Writer:
             if self._is_closing:
                 raise LogClosed(f"{self._name} is closed; write before close()")
             is_full = len(self._pending) >= self._max_pending
-            if self._spool is not None and (is_full or self._spool.has_entries):
+            if self._spool is not None and (is_full or (self._spool.has_entries and not self._spool.is_ending)):
                 return False
             if is_full:
                 raise LogOverloaded(

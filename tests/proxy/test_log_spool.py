@@ -1,10 +1,12 @@
 """The spool: what is confirmed while the database is down is on disk, and in the database once, whatever dies when."""
 
+import asyncio
 import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +15,13 @@ import pytest
 from sqlalchemy import create_engine
 
 from proxy.log import InterventionLog
+from proxy.log import replay as replay_module
 from proxy.log import store as store_module
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.entries import complete_of, dump, insert_of
-from proxy.log.errors import LogReadOnly, SpoolFailed
-from proxy.log.replay import adopt, attempts
-from proxy.log.spool import Spool, SpoolPlace
+from proxy.log.errors import LogError, LogReadOnly, SpoolFailed
+from proxy.log.replay import Attempt, adopt, attempts
+from proxy.log.spool import Chunk, Spool, SpoolPlace
 from proxy.log.store import LogOptions
 from proxy.log.texts import PLAIN
 from tests.patience import PATIENCE_S
@@ -233,6 +236,31 @@ async def test_a_spool_whose_folder_was_deleted_under_it_is_made_again(
         assert list(Spool.abandoned(place)) == [], "it is locked as before"
     await until(lambda: log.spooled_bytes == 0)
     assert [item.id for item in (await log.list()).items] == ["kept"]
+
+
+async def test_a_spool_is_emptied_although_writes_keep_coming(
+    log: InterventionLog, log_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more for each portion that is replayed: a steady load must not chase the end of the file for ever."""
+    loop, apply, portions = asyncio.get_running_loop(), replay_module._apply, 0
+
+    def loaded(spool: Spool, chunk: Chunk, attempt: Attempt) -> LogError | None:
+        nonlocal portions
+        portions += 1
+        if portions < 50:
+            size = spool.num_bytes
+            asyncio.run_coroutine_threadsafe(log.insert(record()), loop)
+            while spool.num_bytes == size and not log._writer._pending:
+                time.sleep(0.001)
+        return apply(spool, chunk, attempt)
+
+    with outage(log_url):
+        await log.insert(record())
+        monkeypatch.setattr(replay_module, "_apply", loaded)
+    await until(lambda: log.spooled_bytes == 0)
+    await log.insert(record())
+    assert portions < 10
+    assert (await log.stats()).interventions == portions + 2
 
 
 async def test_a_log_file_that_is_moved_away_under_its_writers_counts_as_down(
