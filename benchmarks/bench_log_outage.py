@@ -183,7 +183,7 @@ async def measure(url: str | None, clients: int, outage_s: float, folder: Path) 
 
 
 async def _drained(folder: Path) -> None:
-    while any(path.stat().st_size for path in folder.iterdir()):  # noqa: ASYNC110 - no bell
+    while any(path.stat().st_size for path in folder.iterdir()):  # noqa: ASYNC110, ASYNC240 - no bell
         await anyio.sleep(0.05)
 
 
