@@ -46,15 +46,16 @@ class TriggerKeeper:
 
     async def start(self) -> None:
         """The settings' pool joins, and the first table is read. Raises BadTrigger; what else fails comes later."""
-        await self._step()
+        await self.look()
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
             await anyio.sleep(self._settings.refresh_s)
-            await self._step()
+            await self.look()
 
-    async def _step(self) -> None:
+    async def look(self) -> None:
+        """Once: the newest table, and a newer one where it is time."""
         try:
             table = await anyio.to_thread.run_sync(self._exchange)
         except LogError as error:

@@ -43,13 +43,14 @@ def newest_version(connection: Connection) -> int:
 
 
 def read_table(connection: Connection, version: int | None = None) -> TriggerTable:
-    """A version, or the newest. Raises UnknownTrigger."""
+    """A version, or the newest. Raises UnknownTrigger; WrongState where there is none at all."""
     wanted = newest_version(connection) if version is None else version
     query = select(trigger_snapshots.c.body).where(trigger_snapshots.c.version == wanted)
     body = connection.execute(query).scalar()
+    if body is None and version is None:
+        raise WrongState("no selection table was ever made: `steer triggers refresh` makes one")
     if body is None:
-        told = "no selection table was ever made" if version is None else f"there is no selection table {version}"
-        raise UnknownTrigger(f"{told}: `steer triggers refresh` makes one")
+        raise UnknownTrigger(f"there is no selection table {version}, or no longer: the newest {KEPT} are kept")
     return TriggerTable.model_validate_json(body).model_copy(update={"version": wanted})
 
 

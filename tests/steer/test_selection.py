@@ -27,7 +27,7 @@ CELLS = st.dictionaries(
 FLOORS = st.floats(0.001, 0.5)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(CELLS, FLOORS)
 def test_shares_sum_to_one_and_none_falls_below_the_floor(cells: dict[str, dict[str, Evidence]], floor: float) -> None:
     for category in ("alpha", "never seen"):
@@ -36,7 +36,7 @@ def test_shares_sum_to_one_and_none_falls_below_the_floor(cells: dict[str, dict[
         assert min(found.values()) >= min(floor, 1 / len(IDS)) - 1e-12
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(CELLS, st.sampled_from(IDS), st.floats(0.5, 50))
 def test_success_never_lowers_a_share_and_failure_never_raises_it(
     cells: dict[str, dict[str, Evidence]], id: str, more: float
@@ -147,3 +147,11 @@ def test_the_engine_says_with_which_probability_a_trigger_was_drawn() -> None:
     splice = engine.feed(Halted(0))[0]
     assert isinstance(splice, Splice)
     assert splice.probability == {"risk-1": 0.9, "risk-2": 0.1}[splice.trigger_id]
+
+
+def test_an_order_is_of_all_triggers_likely_ones_first() -> None:
+    pool = WeightedPool(DEFAULT_TRIGGERS[:3], [0.9, 0.09, 0.01])
+    orders = [pool.order(random.Random(seed)) for seed in range(200)]
+    assert all(sorted(order, key=lambda t: t.id) == list(pool.triggers) for order in orders)
+    assert orders[7] == pool.order(random.Random(7))
+    assert sum(order[0].id == "risk-1" for order in orders) > 160
