@@ -15,10 +15,10 @@ from train.csr.schema import Cost
 from train.judges.base import Judge, JudgeItem, JudgeVerdict
 from train.rollout.detectors import Detector, load_detector
 from train.rollout.generator import Generated, Generator, Request, Sampling
-from train.rollout.run import open_generator
 from train.rollout.stream import Budget
 from train.rollout.text import leg_text
 from train.rollout.vocabulary import ThinkMarkers, Vocabulary, load_vocabulary
+from train.rollout.work import open_generator
 
 
 class Said(NamedTuple):

@@ -27,9 +27,9 @@ from train.evaluation.turns import Drawing
 from train.judges.load import load_judge
 from train.rollout.detectors import Detector, FunctionDetector, OnnxDetector
 from train.rollout.generator import Generator
-from train.rollout.run import open_generator
 from train.rollout.store import claim
 from train.rollout.vocabulary import ThinkMarkers, load_vocabulary
+from train.rollout.work import open_generator
 
 # How a job is worked may change between two starts; these fields are no part of its identity.
 _WORKED: Any = {

@@ -57,6 +57,18 @@ class EngineConfig(_Model):
     block: int = Field(32, ge=1, description="prompts in a block: what goes through the rounds together")
 
 
+class ClusterConfig(_Model):
+    """Workers of a Ray cluster, each with an engine and a detector of its own. docs/scale.md"""
+
+    workers: int = Field(2, ge=1, description="each works `engine.lanes` blocks at a time")
+    address: str | None = Field(
+        None, description='"auto" on a node of a cluster, or host:port; none: a Ray of this job\'s own, on this machine'
+    )
+    cpus: float = Field(1.0, ge=0, description="cores that a worker reserves")
+    gpus: float = Field(0.0, ge=0, description="GPUs that a worker reserves")
+    retries: int = Field(3, ge=0, description="times that a block is begun again whose worker died")
+
+
 class TriggersConfig(_Model):
     """What is spliced."""
 
@@ -97,6 +109,7 @@ class RolloutConfig(_Model):
     model: ModelConfig
     think: ThinkConfig = ThinkConfig()
     engine: EngineConfig = EngineConfig()
+    cluster: ClusterConfig | None = None
     prompts: PromptsConfig | None = None
     records: RecordsConfig | None = None
     detector: DetectorConfig = DetectorConfig()
