@@ -6,12 +6,13 @@ Rules kept here
 2. Reviewers overrule judges, judges overrule the outcome. An outcome is the detector's own word (it found no further
    cue), so it weighs UNJUDGED: a trigger that teaches the model to hide a cue from the detector would look good by it.
 3. A tenant counts `tenant_daily` a day and `tenant_total` in all for each category and trigger. Beyond, its share of
-   successes is kept and its weight is not: a flood moves no more than a day's or a tenant's allowance.
+   successes is kept and its weight is not. Where several tenants are heard, none is more than `tenant_share` of a
+   category's evidence about a trigger, ALONE observations excepted: who floods where others are silent is not believed.
 4. Evidence halves every `half_life_days` (models, adapters and users change).
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from steer.selection import UNKNOWN, Evidence
 
 # Of an outcome that nobody but the detector has looked at: two of them weigh as much as one that was judged.
 UNJUDGED = 0.5
+# What a tenant may say where all others are silent: a hint, which a floor's worth of draws puts right.
+ALONE = 2.0
 
 
 class Followed(NamedTuple):
@@ -85,6 +88,7 @@ class EvidenceRules:
     half_life_days: float = 14.0
     tenant_daily: float = 10.0
     tenant_total: float = 100.0
+    tenant_share: float = 0.5
 
     @property
     def window_days(self) -> int:
@@ -113,10 +117,23 @@ def weigh(tallies: Iterable[Tally], today: int, rules: EvidenceRules) -> dict[st
     for (category, trigger_id, tenant, day), found in sorted(days.items()):
         aged = _capped(found, rules.tenant_daily).scaled(0.5 ** (max(0, today - day) / rules.half_life_days))
         tenants[category, trigger_id, tenant] = tenants[category, trigger_id, tenant].plus(aged)
-    cells: defaultdict[str, defaultdict[str, Evidence]] = defaultdict(lambda: defaultdict(Evidence))
+    several = len({tenant for (_, _, tenant), found in tenants.items() if found.total}) > 1
+    voices: defaultdict[tuple[str, str], list[Evidence]] = defaultdict(list)
     for (category, trigger_id, _), found in sorted(tenants.items()):
-        cells[category][trigger_id] = cells[category][trigger_id].plus(_capped(found, rules.tenant_total))
-    return {category: dict(found) for category, found in cells.items()}
+        voices[category, trigger_id].append(_capped(found, rules.tenant_total))
+    cells: defaultdict[str, dict[str, Evidence]] = defaultdict(dict)
+    for (category, trigger_id), heard in voices.items():
+        cells[category][trigger_id] = _together(heard, rules.tenant_share if several else 1.0)
+    return dict(cells)
+
+
+def _together(voices: Sequence[Evidence], most: float) -> Evidence:
+    """Of all tenants; none is more than the share `most` of what is said, or ALONE."""
+    said, total = Evidence(), sum(voice.total for voice in voices)
+    for voice in voices:
+        bound = voice.total if most >= 1.0 else max(ALONE, (total - voice.total) * most / (1.0 - most))
+        said = said.plus(_capped(voice, bound))
+    return said
 
 
 def _evidence(tally: Tally) -> Evidence:

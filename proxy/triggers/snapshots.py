@@ -33,7 +33,9 @@ class Making:
     @classmethod
     def of(cls, settings: TriggerSettings) -> "Making":
         """As the settings say."""
-        rules = EvidenceRules(settings.half_life_days, settings.tenant_daily, settings.tenant_total)
+        rules = EvidenceRules(
+            settings.half_life_days, settings.tenant_daily, settings.tenant_total, settings.tenant_share
+        )
         return cls(settings.explore_floor, rules)
 
 
