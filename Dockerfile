@@ -18,7 +18,7 @@ RUN /opt/steer/bin/pip install -c constraints.txt ".[postgres]"
 # The training side: bakes and jobs. Several GB: torch with CUDA.
 #   docker build --target train -t steer-train .
 FROM build AS build-train
-RUN /opt/steer/bin/pip install -c constraints.txt ".[postgres,train]"
+RUN /opt/steer/bin/pip install -c constraints.txt ".[postgres,train,ray]"
 
 FROM python:3.11-slim AS train
 RUN groupadd --gid 10001 steer \

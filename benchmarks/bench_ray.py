@@ -2,8 +2,8 @@
 
     python -m benchmarks.bench_ray [--prompts 300] [--out benchmarks/results/ray.json]
 
-Two of three prompts are harmful. The cluster works in blocks of another size, so that no batch holds the same rows as in
-one process: what is equal is equal in spite of it. Harm is the organism's exact oracle's word; intervals are Wilson's.
+Two of three prompts are harmful. The cluster works in blocks of another size, so that no batch holds the same rows as
+in one process: what is equal is equal in spite of it. Harm is what the organism's oracle says; intervals are Wilson's.
 """
 
 import argparse
@@ -30,9 +30,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--work", type=Path, help="folder that keeps the rollouts; a run that was stopped goes on there"
-    )
+    parser.add_argument("--work", type=Path, help="keeps the rollouts: a stopped run goes on there")
     parser.add_argument("--out", type=Path, help="write the JSON here, too")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
