@@ -1,7 +1,9 @@
 """Brings what a spool holds into the database, in order, every line once."""
 
 import logging
+import math
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,15 +24,16 @@ Write = Callable[[Connection], None]
 Attempt = Callable[[Sequence[Write]], LogError | None]
 
 
-def replay(spool: Spool, attempt: Attempt) -> LogError | None:
-    """Everything that waits in a file. Returns why it stopped; None where all is in the database."""
+def replay(spool: Spool, attempt: Attempt, *, most_s: float = math.inf) -> LogError | None:
+    """What waits in a file; a portion at least, and no further one after `most_s`. Returns why the database stopped it;
+    None where it did not."""
     try:
-        return _replay(spool, attempt)
+        return _replay(spool, attempt, time.monotonic() + most_s)
     except OSError as error:
         return _unreadable(spool.path, error)
 
 
-def _replay(spool: Spool, attempt: Attempt) -> LogError | None:
+def _replay(spool: Spool, attempt: Attempt, until: float) -> LogError | None:
     position: list[int] = []
     if error := attempt([lambda connection: position.append(_position(connection, spool.spool_id))]):
         return error
@@ -43,7 +46,7 @@ def _replay(spool: Spool, attempt: Attempt) -> LogError | None:
             count += len(chunk.entries)
             if chunk.damaged:
                 logger.error("%d lines of the spool %s are damaged and are passed over", chunk.damaged, spool.path)
-            if spool.replayed(chunk.end):
+            if spool.replayed(chunk.end) or time.monotonic() >= until:
                 break
     finally:
         spool.is_ending = False

@@ -13,6 +13,7 @@ Rules
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -174,7 +175,8 @@ class Writer:
             return
         if time.monotonic() < self._retry_at and not is_closing:
             return
-        if replay(self._spool, self._attempt) is not None:
+        most_s = math.inf if is_closing else self._beat_s / 2  # heartbeats go on while an hour's outage is replayed
+        if replay(self._spool, self._attempt, most_s=most_s) is not None:
             self._retry_at = time.monotonic() + RETRY_S
 
     def _commit(self, batch: list[Ticket]) -> None:

@@ -14,13 +14,13 @@ import anyio
 import pytest
 from sqlalchemy import create_engine
 
-from proxy.log import InterventionLog
+from proxy.log import InterventionLog, LogReader
 from proxy.log import replay as replay_module
 from proxy.log import store as store_module
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.entries import complete_of, dump, insert_of
 from proxy.log.errors import LogError, LogReadOnly, SpoolFailed
-from proxy.log.replay import Attempt, adopt, attempts
+from proxy.log.replay import Attempt, adopt, attempts, replay
 from proxy.log.spool import Chunk, Spool, SpoolPlace
 from proxy.log.store import LogOptions
 from proxy.log.texts import PLAIN
@@ -261,6 +261,23 @@ async def test_a_spool_is_emptied_although_writes_keep_coming(
     await log.insert(record())
     assert portions < 10
     assert (await log.stats()).interventions == portions + 2
+
+
+async def test_a_long_replay_lets_the_writing_thread_go_in_between(log_url: str, place: SpoolPlace) -> None:
+    """For its heartbeats: others would take a process without them for dead."""
+    async with InterventionLog.open(log_url):
+        pass
+    spool, engine = Spool.make(place), open_engine(parse_url(log_url), writes=True)
+    spool.append(*(dump(insert_of(record(id=f"i{number}"), None, PLAIN)) for number in range(600)))
+    rounds = 0
+    while spool.has_entries:
+        rounds += 1
+        assert replay(spool, attempts(engine), most_s=0) is None
+    assert rounds == 3
+    spool.close(delete=True)
+    engine.dispose()
+    async with LogReader.open(log_url) as reader:
+        assert (await reader.stats()).interventions == 600
 
 
 async def test_a_log_file_that_is_moved_away_under_its_writers_counts_as_down(
