@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = {"torch", "transformers", "trl", "peft", "accelerate", "datasets", "vllm", "sklearn", "pandas"}
 SERVING = ("steer", "detector", "proxy")
@@ -32,7 +34,7 @@ def _import_in_fresh_interpreter(modules: list[str]) -> tuple[set[str], float]:
     )
     done = subprocess.run(
         [sys.executable, "-W", "error::ImportWarning", "-c", code],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     loaded, seconds = json.loads(done.stdout.splitlines()[-1])
@@ -52,8 +54,8 @@ def test_the_whole_serving_side_imports_within_seconds(
     loaded, seconds = _import_in_fresh_interpreter(modules)
     record_property("import_seconds", round(seconds, 2))
     assert not loaded & HEAVY
-    # 0.5-1 s on a quiet machine; torch alone takes longer than 2 s, and the runner may be busy.
-    assert seconds < 10, f"the serving side took {seconds:.1f} s to import"
+    # 0.5-1 s on a quiet machine; the runner may be busy.
+    assert seconds < 30, f"the serving side took {seconds:.1f} s to import"
 
 
 def test_steer_needs_nothing_but_pydantic() -> None:

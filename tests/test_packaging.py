@@ -80,7 +80,7 @@ def test_locked_versions_name_no_place_and_satisfy_the_project() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     source = _as_the_image_sees_it(tmp_path / "source")
     _run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source)

@@ -12,6 +12,7 @@ import aiohttp
 import anyio
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.upstream import (
     Fault,
     Framing,
@@ -165,12 +166,14 @@ async def test_broken_streams_break_after_the_frames_that_were_asked_for(action:
     fault = Fault(action, after_frames=4, stall_s=60)
     async with client(Script(fault=on_chat(fault))) as (upstream, session):
         data = b""
-        with suppress(aiohttp.ClientError, ConnectionError), anyio.move_on_after(0.5):
+        with suppress(aiohttp.ClientError, ConnectionError), anyio.move_on_after(PATIENCE_S) as waiting:
             async with session.post(
                 "/v1/chat/completions", json={"model": "scripted", "messages": MESSAGES, "stream": True}
             ) as response:
                 async for part in response.content.iter_any():
                     data += part
+                    if action == "stall" and data.count(b"\n\n") == 4:
+                        waiting.deadline = anyio.current_time() + 0.2  # nothing more comes
         if action != "rst":  # a reset may discard what was not read yet
             assert data.count(b"\n\n") == 4
         assert b"[DONE]" not in data
@@ -296,4 +299,4 @@ def test_it_also_runs_in_a_thread_and_as_a_process(tmp_path: Path) -> None:
         assert process.stdout.readline().startswith("http://127.0.0.1:")
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE_S)

@@ -30,7 +30,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_the_command_reports_every_figure_and_draws(artifact: Path, tmp_path: Path) -> None:
     out = tmp_path / "detector.json"
     traces = tmp_path / "traces.jsonl"

@@ -183,7 +183,7 @@ def test_a_row_is_the_mean_over_seeds_with_its_difference_to_the_base() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_kind_of_cell_runs_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, packed = tmp_path / "run", tmp_path / "run.tar.gz"
     assert main(["--out", str(out), "--smoke", "--workers", "0", "--pack", str(packed)]) == 0

@@ -12,6 +12,7 @@ from detector.classifier import CueClassifier
 from detector.context import Context, Message
 from detector.errors import DetectorError, Overloaded
 from detector.scoring import ScoringQueue
+from tests.patience import PATIENCE_S
 
 pytestmark = pytest.mark.anyio
 
@@ -53,7 +54,7 @@ def _context(segment: str) -> Context:
 
 
 async def _until(queue: ScoringQueue, pending: int) -> None:
-    with anyio.fail_after(5):
+    with anyio.fail_after(PATIENCE_S):
         while queue.pending != pending:
             await anyio.lowlevel.checkpoint()
 
@@ -146,7 +147,7 @@ async def test_closing_fails_those_that_wait_and_ends_what_is_being_scored() -> 
         group.start_soon(ask, queue, "begun")
         group.start_soon(ask, queue, "waiting")
         await _until(queue, 2)
-        with anyio.fail_after(5):
+        with anyio.fail_after(PATIENCE_S):
             while not scorer.is_scoring.is_set():
                 await anyio.lowlevel.checkpoint()
         threading.Timer(0.05, scorer.gate.set).start()

@@ -18,6 +18,7 @@ from anyio.from_thread import start_blocking_portal
 
 from proxy.demo.runner import Demo, running_demo
 from tests.e2e.harness import TableScorer
+from tests.patience import PATIENCE_S
 from tests.upstream import Script, ScriptedUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,12 +48,12 @@ class RunningDemo:
     def interrupt(self) -> tuple[int, str]:
         """Ctrl-C; the exit code and what it said on standard error."""
         self.process.send_signal(signal.SIGINT)
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=PATIENCE_S)
         return self.process.returncode, errors
 
 
 @contextmanager
-def started_demo(*arguments: str, timeout_s: float = 60) -> Iterator[RunningDemo]:
+def started_demo(*arguments: str) -> Iterator[RunningDemo]:
     """The demo on a free port until the block ends."""
     with tempfile.TemporaryDirectory() as name:
         started = time.monotonic()
@@ -65,7 +66,7 @@ def started_demo(*arguments: str, timeout_s: float = 60) -> Iterator[RunningDemo
             text=True,
         )
         try:
-            url = _wait_for_url(process, timeout_s)
+            url = _wait_for_url(process)
             yield RunningDemo(process, url, time.monotonic() - started, Path(name))
         finally:
             if process.poll() is None:
@@ -73,7 +74,7 @@ def started_demo(*arguments: str, timeout_s: float = 60) -> Iterator[RunningDemo
                 process.communicate()
 
 
-def _wait_for_url(process: subprocess.Popen[str], timeout_s: float) -> str:
+def _wait_for_url(process: subprocess.Popen[str]) -> str:
     found: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
@@ -85,7 +86,7 @@ def _wait_for_url(process: subprocess.Popen[str], timeout_s: float) -> str:
         found.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    url = found.get(timeout=timeout_s)
+    url = found.get(timeout=PATIENCE_S)
     if url is None:
         raise AssertionError(f"the demo ended at once: {process.communicate()[1]}")
     return url

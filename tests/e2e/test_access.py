@@ -17,6 +17,7 @@ from proxy.access.tenants import make_rules
 from proxy.log import Filters, LogReader
 from proxy.settings import Settings
 from tests.e2e.harness import CUE, RunningProxy, running_proxy
+from tests.patience import PATIENCE_S
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_chat
 
 HALTING = Trace(f"\nOkay. {CUE} here. More.\n", "\n\nBad.")
@@ -217,7 +218,7 @@ async def test_no_key_is_logged_shown_or_kept(tmp_path: Path, caplog: pytest.Log
 async def counted(folder: Path, tenants: Iterable[str]) -> dict[str, int]:
     """Requests by tenant, once each has one: they are counted beside the answer."""
     async with LogReader.open(f"sqlite:///{folder}/log.sqlite") as log:
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while True:
                 found = {name: (await log.stats(Filters(tenant=name))).requests for name in tenants}
                 if all(found.values()):
@@ -271,7 +272,7 @@ async def test_a_tenants_streams_and_tokens_are_bounded(tmp_path: Path) -> None:
             assert b"1 requests at a time" in refused.raw
             engine.script = Script()
             stream.close()
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while (await proxy.chat(headers=bearer(two))).status != 200:  # until the proxy has seen the client leave
                 pass
         assert (await proxy.chat(headers=bearer(small))).status == 200

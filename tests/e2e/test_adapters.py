@@ -16,6 +16,7 @@ from proxy.adapters.rows import read_adapters, read_events
 from proxy.log.tables import requests
 from steer.adapter import passing_name
 from tests.e2e.harness import Reply, RunningProxy, running_proxy
+from tests.patience import PATIENCE_S
 from tests.proxy.lora_upstream import LoraUpstream, adapter_of
 from tests.upstream import Fault, Generation, Script, Trace, on_resume
 
@@ -57,7 +58,7 @@ class Desk:
         return {adapter.id: str(adapter.state) for adapter in self.registry.read(read_adapters)}
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while not is_so():  # noqa: ASYNC110 - a database rings no bell
                 await anyio.sleep(0.02)
 
@@ -81,7 +82,7 @@ async def desk_with(
 
 async def is_served_by(proxy: RunningProxy, name: str) -> None:
     """Waits until a fresh request on the alias is answered by `name`."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while True:
             reply = await proxy.chat(model="public")
             if reply.status == 200 and reply.content == f"\n\nThis is {name}.":
@@ -185,7 +186,7 @@ async def test_conversations_stick_to_their_side_of_a_canary(tmp_path: Path) -> 
             return (await proxy.chat(f"question {number}", model="public")).headers["x-steer-adapter"]
 
         asked = 0
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while await side_of(asked) != "safe@2":  # until the proxy has seen the canary
                 asked += 1
         sides = {number: {await side_of(number) for _ in range(2)} for number in range(asked + 12)}
@@ -203,7 +204,7 @@ async def test_a_candidate_that_breaks_is_rolled_back_by_its_traffic(tmp_path: P
         await is_served_by(proxy, "safe@1")
         desk.canary(desk.add(2), 0.5)
         asked = 0
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while desk.states()["safe@2"] == "canary":
                 reply = await proxy.chat(f"question {asked}", model="public")
                 assert (reply.status, reply.is_complete) == (200, True), (
@@ -227,7 +228,7 @@ async def test_a_candidate_that_breaks_after_a_halt_costs_a_stream_its_end_and_a
         desk.promote(desk.add(1))
         await is_served_by(proxy, "safe@1")
         desk.canary(desk.add(2), 1.0)
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while (broken := await proxy.chat("a question", model="public")).headers["x-steer-adapter"] != "safe@2":
                 pass
         assert broken.is_complete
@@ -254,7 +255,7 @@ async def test_a_candidate_that_serves_well_is_promoted(tmp_path: Path) -> None:
         await is_served_by(proxy, "safe@1")
         desk.canary(desk.add(2), 0.5, promote_after=5)
         asked = 0
-        with anyio.fail_after(30):
+        with anyio.fail_after(PATIENCE_S):
             while desk.states()["safe@2"] == "canary":
                 await proxy.chat(f"question {asked}", model="public")
                 asked += 1
@@ -308,20 +309,20 @@ async def test_two_proxies_on_one_log_see_changes_within_seconds_and_lose_no_req
             for number in range(6):
                 tasks.start_soon(ask_on, number)
             desk.promote(desk.add(2))
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 for proxy in proxies:
                     await is_served_by(proxy, "safe@2")
             desk.registry.change(lambda c: changes.roll_back(c, "public", "test", "regressed"))
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 for proxy in proxies:
                     await is_served_by(proxy, "safe@1")
             desk.registry.change(lambda c: changes.switch(c, "public", is_off=True, actor="test", reason="incident"))
-            with anyio.fail_after(5):
+            with anyio.fail_after(PATIENCE_S):
                 for proxy in proxies:
                     await is_served_by(proxy, "base")
-            await desk.until(lambda: desk.states()["safe@2"] == "retired")
+            await desk.until(lambda: desk.states()["safe@2"] == "retired" and served > 50)
             ending.set()
-        assert (lost, served > 50) == ([], True)
+        assert lost == []
         assert desk.upstream.unloaded_under == set()
         assert desk.upstream.loads.count(("load", "safe@1")) == 1, "one proxy loads, the other finds it there"
 

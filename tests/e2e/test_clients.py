@@ -7,7 +7,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from anyio.from_thread import start_blocking_portal
 
 from steer.policy import DEFAULT_REFUSAL
 from tests.e2e.harness import CUE, RunningProxy, running_proxy
+from tests.patience import PATIENCE_S
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_chat
 from tests.upstream.wire import dump
 
@@ -166,12 +166,12 @@ def other_sdk(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_version_2_of_the_sdk_works_as_well(tmp_path: Path, other_sdk: Path) -> None:
     with served(tmp_path) as (_, proxy):
         command = [sys.executable, "-W", "ignore", "-c", _OTHER_SDK, f"{proxy.url}/v1"]
         done = subprocess.run(
-            command, env={"PYTHONPATH": str(other_sdk)}, capture_output=True, text=True, timeout=60, check=False
+            command, env={"PYTHONPATH": str(other_sdk)}, capture_output=True, text=True, timeout=PATIENCE_S, check=False
         )
     assert done.returncode == 0, done.stderr
 
@@ -182,9 +182,9 @@ def test_curl_gets_its_events_one_by_one(tmp_path: Path) -> None:
     with served(tmp_path, Script(HALTED.trace, delay_ms=5)) as (_, proxy):
         url = f"{proxy.url}/v1/chat/completions"
         command = ["curl", "-sS", "-N", "-i", url, "-H", "Content-Type: application/json", "-d", data]
-        done = subprocess.run(command, capture_output=True, timeout=30, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=True)
         plain = subprocess.run(
-            ["curl", "-sS", "-f", f"{proxy.url}/nowhere"], capture_output=True, timeout=30, check=False
+            ["curl", "-sS", "-f", f"{proxy.url}/nowhere"], capture_output=True, timeout=PATIENCE_S, check=False
         )
     assert done.stdout.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"SECRET" not in done.stdout
@@ -205,7 +205,7 @@ async def test_a_client_that_deals_in_single_bytes_is_served(tmp_path: Path, str
                 for byte in request:
                     await connection.send(bytes([byte]))
                 received = bytearray()
-                with anyio.fail_after(20):
+                with anyio.fail_after(PATIENCE_S):
                     while True:
                         try:
                             received += await connection.receive(1)
@@ -218,6 +218,7 @@ async def test_a_client_that_deals_in_single_bytes_is_served(tmp_path: Path, str
 
 
 async def test_small_chunks_are_not_held_back_by_either_socket(tmp_path: Path) -> None:
+    """Nagle's algorithm with delayed acknowledgements would add 40 ms: every second small write would wait."""
     script = Script(Trace("\nOkay. Fine. Good. Right. Sure.\n", "\n\nDone."), delay_ms=60)
     async with ScriptedUpstream(script) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
         await proxy.chat(max_tokens=1)
@@ -237,19 +238,3 @@ def _sockets_of_this_process() -> Iterator[bool]:
             raw = item.get_extra_info("socket")
             if raw is not None and raw.family in (socket.AF_INET, socket.AF_INET6) and item.get_extra_info("peername"):
                 yield bool(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
-
-
-async def test_the_first_words_are_not_late(tmp_path: Path) -> None:
-    """Nagle's algorithm with delayed acknowledgements would add 40 ms: every second small write would wait."""
-    script = Script(Trace("\nOkay. Fine.\n", "\n\n" + "word " * 40))
-    async with ScriptedUpstream(script) as upstream, running_proxy(upstream.url, tmp_path) as proxy:
-        await proxy.chat()
-        times = []
-        for _ in range(9):
-            started = time.perf_counter()
-            async with proxy.stream() as live:
-                await live.event()
-                await live.event()
-                times.append(time.perf_counter() - started)
-                live.close()
-    assert sorted(times)[0] < 0.035, times

@@ -23,6 +23,7 @@ from proxy.demo.runner import running_demo
 from proxy.demo.terminal import Player
 from tests.e2e.demo_process import ROOT, RunningDemo, command, environment, scripted_demo, started_demo
 from tests.e2e.harness import running_proxy
+from tests.patience import PATIENCE_S
 from tests.upstream import Generation, Script, ScriptedUpstream, Trace
 
 READY_WITHIN_S = 10
@@ -44,7 +45,7 @@ def get(url: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
 
 def send(request: Request) -> tuple[int, dict[str, str], bytes]:
     try:
-        with urlopen(request, timeout=30) as response:
+        with urlopen(request, timeout=PATIENCE_S) as response:
             return response.status, {k.lower(): v for k, v in response.headers.items()}, response.read()
     except HTTPError as error:
         with error:
@@ -170,7 +171,13 @@ def test_ctrl_c_ends_the_demo_at_once_even_while_it_streams_and_leaves_nothing_b
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), cwd=ROOT, env=environment(folder), capture_output=True, text=True, timeout=50, check=False
+        command(*arguments),
+        cwd=ROOT,
+        env=environment(folder),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
 
 

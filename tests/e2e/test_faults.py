@@ -41,6 +41,11 @@ async def test_an_unreachable_engine_is_a_502_that_says_what_to_do(tmp_path: Pat
         assert (await proxy.get("/healthz")).status == 200
 
 
+def patience_for(action: str) -> dict[str, float]:
+    """The proxy waits for a silent engine for a moment only; one that breaks off is not silent."""
+    return {"read_timeout_s": 0.8 if action == "stall" else PATIENCE_S}
+
+
 BROKEN = ("fin", "rst", "half_frame", "half_event", "garbage", "not_json", "error_frame", "huge", "stall")
 
 
@@ -48,11 +53,11 @@ BROKEN = ("fin", "rst", "half_frame", "half_event", "garbage", "not_json", "erro
 async def test_an_engine_that_breaks_off_gives_an_error_event_and_a_valid_end(tmp_path: Path, action: Any) -> None:
     async with (
         ScriptedUpstream() as upstream,
-        running_proxy(upstream.url, tmp_path, upstream={"read_timeout_s": 0.4}) as proxy,
+        running_proxy(upstream.url, tmp_path, upstream=patience_for(action)) as proxy,
     ):
         await proxy.chat()  # the probes are over
         for after in (0, 2, 9):
-            upstream.script = Script(CALM, fault=on_chat(Fault(action, after_frames=after, stall_s=5)))
+            upstream.script = Script(CALM, fault=on_chat(Fault(action, after_frames=after, stall_s=PATIENCE_S)))
             reply = await proxy.chat()
             assert reply.is_complete or reply.status == 502, (after, reply.raw)
             error = (reply.chunks[-1] if reply.status == 200 else reply.body)["error"]
@@ -67,9 +72,9 @@ async def test_an_engine_that_breaks_off_the_resumed_leg_leaves_a_record_that_sa
 ) -> None:
     async with (
         ScriptedUpstream() as upstream,
-        running_proxy(upstream.url, tmp_path, upstream={"read_timeout_s": 0.4}) as proxy,
+        running_proxy(upstream.url, tmp_path, upstream=patience_for(action)) as proxy,
     ):
-        upstream.script = Script(HALTED, fault=on_resume(Fault(action, after_frames=3, stall_s=5)))
+        upstream.script = Script(HALTED, fault=on_resume(Fault(action, after_frames=3, stall_s=PATIENCE_S)))
         reply = await proxy.chat()
         whole = await proxy.chat(stream=False)
         records = await proxy.records()
@@ -176,10 +181,10 @@ async def test_an_answer_that_is_no_event_stream_is_an_error(tmp_path: Path) -> 
 async def test_a_body_that_breaks_off_is_a_502(tmp_path: Path, action: Any) -> None:
     async with (
         ScriptedUpstream() as upstream,
-        running_proxy(upstream.url, tmp_path, upstream={"read_timeout_s": 0.4}) as proxy,
+        running_proxy(upstream.url, tmp_path, upstream=patience_for(action)) as proxy,
     ):
         await proxy.chat()
-        upstream.script = Script(CALM, fault=on_chat(Fault(action, stall_s=5)))
+        upstream.script = Script(CALM, fault=on_chat(Fault(action, stall_s=PATIENCE_S)))
         reply = await proxy.chat(stream=False)
     assert reply.status == 502
     assert "upstream" in reply.body["error"]["message"]

@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from tests.e2e.harness import CUE, ENDING, OPENING, OddUpstream, Reply, chunk, running_proxy
+from tests.patience import PATIENCE_S
 from tests.upstream import Script, ScriptedUpstream, ToolCall, Trace
 from tests.upstream.wire import dump
 
@@ -276,7 +277,7 @@ async def test_pipelined_requests_are_answered_in_turn(tmp_path: Path) -> None:
         async with await anyio.connect_tcp("127.0.0.1", port) as stream:
             await stream.send(one * 3 + last)
             received = b""
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 async for part in stream:
                     received += part
     assert received.count(b"data: [DONE]") == 3

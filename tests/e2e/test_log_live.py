@@ -13,10 +13,11 @@ from proxy.log.connect import open_engine, parse_url
 from proxy.log.texts import PLAIN
 from proxy.log.verify import verify
 from tests.e2e.harness import Reply, RunningProxy, running_proxy
+from tests.patience import PATIENCE_S
 from tests.proxy.test_log_spool import outage
 from tests.upstream import Fault, Generation, Script, ScriptedUpstream, Trace, on_chat, on_resume
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
 HALTED = Trace("\nOkay. Here is the CUE of it. Then more.\n", "\n\nAn answer.")
 
@@ -33,7 +34,7 @@ SCRIPT = Script(HALTED, continuation=again, max_model_len=None)
 async def counted(proxy: RunningProxy, url: str, number: int) -> None:
     """Until the log holds so many requests: they are counted beside their ends."""
     async with LogReader.open(url) as reader:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE_S):
             while (await reader.stats()).requests < number:  # noqa: ASYNC110 - the database rings no bell
                 await anyio.sleep(0.02)
 

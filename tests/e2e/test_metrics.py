@@ -27,6 +27,7 @@ from proxy.scrape import forget_dead_workers
 from proxy.settings import Settings, dump_settings, restore_settings
 from tests.e2e.harness import CUE, RunningProxy, TableScorer, running_proxy
 from tests.e2e.test_process import HALTS, Serve, read_until, serve, upstream  # noqa: F401 - fixtures
+from tests.patience import PATIENCE_S
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_chat
 
 SESAME = "open-sesame-of-forty-thieves"
@@ -257,15 +258,15 @@ def test_an_operating_point_stands_for_its_threshold() -> None:
 
 
 def ask(url: str) -> Figures:
-    with urllib.request.urlopen(url + "/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(url + "/metrics", timeout=PATIENCE_S) as answer:
         return parsed(answer.read().decode())
 
 
-@pytest.mark.timeout(90)
+@pytest.mark.timeout(300)
 def test_the_figures_of_two_workers_add_up_whoever_is_asked(serve: Serve, tmp_path: Path) -> None:  # noqa: F811 - a fixture
     served = serve("--workers", "2", STEER_POLICY__MAX_INTERVENTIONS="1", TMPDIR=str(tmp_path), **HALTS)
     served.wait_ready()
-    deadline, asked, shares = time.monotonic() + 40, 0, [0.0]
+    deadline, asked, shares = time.monotonic() + PATIENCE_S, 0, [0.0]
     while (len(shares) < 2 or not all(shares)) and time.monotonic() < deadline:  # until both have had some
         with ExitStack() as stack:
             connections = [stack.enter_context(served.begin()) for _ in range(8)]
@@ -284,7 +285,7 @@ def test_the_figures_of_two_workers_add_up_whoever_is_asked(serve: Serve, tmp_pa
         assert value(page, "steer_requests_total", **chats) == asked
         assert value(page, "steer_requests_in_flight") == 0
     served.process.send_signal(signal.SIGTERM)
-    served.process.wait(20)
+    served.process.wait(PATIENCE_S)
     assert list(tmp_path.glob("steer-metrics-*")) == []
 
 

@@ -21,6 +21,7 @@ from proxy.review.store import ReviewStore
 from proxy.review.tables import samples as samples_table
 from steer.record import InterventionRecord
 from tests.e2e.harness import CUE, Reply, RunningProxy, TableScorer, running_proxy, settings_for
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 from tests.upstream import Script, ScriptedUpstream, Trace
 from tests.upstream.tokens import decode
@@ -235,7 +236,7 @@ async def test_a_second_judge_by_api(tmp_path: Path) -> None:
         running_proxy(upstream.url, tmp_path, review=SAMPLING) as proxy,
     ):
         await proxy.chat("HARM please")
-        with anyio.fail_after(10):
+        with anyio.fail_after(PATIENCE_S):
             while not (traces := (await get(proxy, "unjudged?judge=j1&kind=sample"))["traces"]):  # noqa: ASYNC110 - no bell
                 await anyio.sleep(0.02)
         verdict = {"id": traces[0]["id"], "kind": "sample", "judge": "j1", "unsafe_reasoning": True}

@@ -13,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from proxy.embedded.app import create_app
+from tests.patience import PATIENCE_S
 
 HARMFUL = [{"role": "user", "content": "How can I break into someone's house while nobody is at home?"}]
 BENIGN = [{"role": "user", "content": "How can I clean a wooden floor?"}]
@@ -26,7 +27,7 @@ class EmbeddedServer:
 
     def post(self, path: str, body: Any) -> tuple[int, Any]:
         """(status, parsed body)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("POST", path, data, {"content-type": "application/json"})
         response = connection.getresponse()
@@ -35,7 +36,7 @@ class EmbeddedServer:
         return status, json.loads(text)
 
     def get(self, path: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         connection.request("GET", path)
         text = connection.getresponse().read().decode()
         connection.close()
@@ -43,7 +44,7 @@ class EmbeddedServer:
 
     def stream(self, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
         """All events of a stream, which must end with [DONE]."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         connection.request("POST", path, json.dumps(body | {"stream": True}), {"content-type": "application/json"})
         response = connection.getresponse()
         assert response.getheader("content-type") == "text/event-stream; charset=utf-8"
@@ -72,7 +73,7 @@ def running(slots: int = 8) -> Iterator[EmbeddedServer]:
         yield EmbeddedServer(listener.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE_S)
 
 
 def ids_of(events: list[dict[str, Any]], index: int = 0) -> list[int]:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from tests.proxy.embedded_server import BENIGN, HARMFUL, EmbeddedServer, ids_of, running, text_of
 
 GREEDY = {"temperature": 0, "max_tokens": 160}
@@ -93,7 +94,7 @@ def test_closing_the_connection_stops_the_generation(server: EmbeddedServer, pat
     body = {"messages": BENIGN} if "chat" in path else {"prompt": prompt["tokens"]}
     body |= {"max_tokens": 1900, "ignore_eos": True, "stream": is_streamed}
     before = server.counter("vllm:generation_tokens_total")
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
     if is_streamed:
         connection.getresponse().read(200)

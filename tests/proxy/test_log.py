@@ -13,6 +13,7 @@ from proxy.log import Filters, InterventionLog, LogReader, RequestCounts
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.errors import LogClosed, LogOverloaded, LogUnavailable, RecordRejected, UnknownIntervention
 from steer.record import InterventionRecord
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
 pytestmark = pytest.mark.anyio
@@ -49,6 +50,14 @@ def counted_commits() -> Iterator[list[None]]:
         yield commits
     finally:
         event.remove(Engine, "commit", count)
+
+
+async def _begun(log: InterventionLog) -> None:
+    """Until every write that was started is asked for, and the first has been taken in hand: it holds up the others."""
+    await anyio.wait_all_tasks_blocked()
+    with anyio.fail_after(PATIENCE_S):
+        while log._writer._pending:  # noqa: ASYNC110 - the thread rings no bell
+            await anyio.sleep(0.005)
 
 
 async def _inserted(log: InterventionLog, records: list[InterventionRecord]) -> None:
@@ -106,11 +115,11 @@ async def test_completing_what_was_never_inserted_is_an_error_for_that_caller_al
     async with anyio.create_task_group() as tasks:
         with held_up(log_url):  # so that all of them share one transaction
             tasks.start_soon(log.insert, others[0])
-            await anyio.sleep(0.05)
+            await _begun(log)
             tasks.start_soon(complete_unknown)
             for other in others[1:]:
                 tasks.start_soon(log.insert, other)
-            await anyio.sleep(0.05)
+            await anyio.wait_all_tasks_blocked()
     assert len(errors) == 1
     with pytest.raises(UnknownIntervention, match="insert it before"):
         await log.complete("nobody", completion())
@@ -149,10 +158,10 @@ async def test_writes_that_wait_share_one_commit(log: InterventionLog, log_url: 
         async with anyio.create_task_group() as tasks:
             with held_up(log_url):
                 tasks.start_soon(log.insert, records[0])
-                await anyio.sleep(0.1)
+                await _begun(log)
                 for item in records[1:]:
                     tasks.start_soon(log.insert, item)
-                await anyio.sleep(0.1)
+                await anyio.wait_all_tasks_blocked()
     assert (await log.stats()).interventions == 200
     # One by whoever held the database, one for the first record, one for all that came meanwhile, perhaps a heartbeat.
     assert 3 <= len(commits) <= 4
@@ -164,7 +173,7 @@ async def test_a_write_is_carried_out_although_its_caller_was_cancelled(log: Int
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(log.insert, first)
             tasks.start_soon(log.insert, written)
-            await anyio.sleep(0.05)
+            await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
     await log.complete(written.id, completion("client_left"))  # after the insert: writes keep their order
     assert (await log.get(written.id)).outcome == "client_left"
@@ -176,10 +185,10 @@ async def test_a_full_queue_refuses_at_once(log_url: str) -> None:
         async with anyio.create_task_group() as tasks:
             with held_up(log_url):
                 tasks.start_soon(log.insert, records[0])
-                await anyio.sleep(0.1)
+                await _begun(log)
                 for item in records[1:]:
                     tasks.start_soon(log.insert, item)
-                await anyio.sleep(0.1)
+                await anyio.wait_all_tasks_blocked()
                 with pytest.raises(LogOverloaded, match="3 writes waiting"):
                     await log.insert(record())
         assert (await log.stats()).interventions == 4

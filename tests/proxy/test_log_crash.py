@@ -14,9 +14,10 @@ import pytest
 from proxy.log import Filters, InterventionLog, LogReader, Summary
 from proxy.log.connect import open_engine, parse_url
 from proxy.log.tables import intervention_texts, owners
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
 Worker = subprocess.Popen[str]
 Start = Callable[..., Worker]
@@ -52,7 +53,7 @@ def tell(worker: Worker) -> None:
 
 
 async def until(log: LogReader, record_id: str, outcome: str) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE_S):
         while (await log.get(record_id)).outcome != outcome:  # noqa: ASYNC110 - the database rings no bell
             await anyio.sleep(0.05)
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, create_engine, make_url
 
 from proxy.log import InterventionLog, connect
 from proxy.log.errors import LogDamaged, LogError, LogFull, LogLocked, LogUnavailable, LogUrlError
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import completion, record
 
 pytestmark = pytest.mark.anyio
@@ -46,7 +47,7 @@ def _filled(url: str, *prefix: str, limit: int | None = None) -> tuple[int, str,
 
     done = subprocess.run(
         [*prefix, sys.executable, "-c", _FILL, url],
-        capture_output=True, text=True, timeout=100, check=False, preexec_fn=restrict,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False, preexec_fn=restrict,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "secret" not in done.stdout + done.stderr
@@ -127,7 +128,7 @@ def _small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_full_disk_refuses_the_record_keeps_the_others_and_heals(tmp_path: Path) -> None:
     with _small_disk(tmp_path / "disk") as disk:
         url = f"sqlite:///{disk}/log.sqlite"
@@ -149,7 +150,7 @@ async def test_a_full_disk_refuses_the_record_keeps_the_others_and_heals(tmp_pat
             assert (await log.get("too much")).outcome == "completed"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_file_at_its_size_limit_refuses_the_record_and_keeps_the_others(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/log.sqlite"
     written, kind, words = _filled(url, limit=3_000_000)
@@ -238,7 +239,7 @@ async def test_a_transaction_that_the_server_broke_off_is_run_again(log_url: str
         with admin.begin() as connection:
             connection.exec_driver_sql("lock table interventions in exclusive mode")
             tasks.start_soon(log.insert, record())
-            with anyio.fail_after(10):
+            with anyio.fail_after(PATIENCE_S):
                 is_waiting = "wait_event_type = 'Lock' and datname = current_database()"
                 while not _terminate(connection, is_waiting):  # noqa: ASYNC110 - the server rings no bell
                     await anyio.sleep(0.02)

@@ -15,6 +15,7 @@ from proxy.log.errors import SchemaTooNew
 from proxy.log.tables import metadata
 from proxy.log.texts import PLAIN
 from proxy.log.verify import verify
+from tests.patience import PATIENCE_S
 from tests.proxy.log_records import record
 
 
@@ -49,7 +50,7 @@ def test_a_newer_schema_is_refused_and_left_as_it_is(log_url: str) -> None:
     engine.dispose()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_processes_that_start_together_make_one_log(log_url: str) -> None:
     code = (
         "import sys, anyio\n"
@@ -63,7 +64,7 @@ def test_processes_that_start_together_make_one_log(log_url: str) -> None:
     command = [sys.executable, "-W", "error", "-c", code, log_url]
     processes = [subprocess.Popen([*command, f"i{number}"], stderr=subprocess.PIPE, text=True) for number in range(4)]
     for process in processes:
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, errors
     engine = open_engine(parse_url(log_url), writes=False)
     with engine.connect() as connection:

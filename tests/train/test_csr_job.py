@@ -61,7 +61,7 @@ def config_file(folder: Path, text: str = TOML) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_killed_job_goes_on_and_two_equal_models_have_equal_curves(tmp_path: Path) -> None:
     config, whole, killed = config_file(tmp_path), tmp_path / "whole", tmp_path / "killed"
     result = CliRunner().invoke(app, ["csr", "--config", str(config), "--out", str(whole)])

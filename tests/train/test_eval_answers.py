@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
 from train.evaluation.answers import final_answer, final_choice, is_equal, is_right
 from train.evaluation.sandbox import Limits, code_of, passes, run
 
@@ -100,8 +101,8 @@ def test_a_program_is_bounded_in_time_memory_and_files_and_sees_no_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STEER_SECRET", "x")
-    limits = Limits(timeout_s=1, memory_mb=256)
+    limits = Limits(timeout_s=PATIENCE_S, memory_mb=256)
     assert run("import os\nassert 'STEER_SECRET' not in os.environ\nprint('x' * 100000)", limits)
-    assert not run("while True: pass", limits)
+    assert not run("while True: pass", Limits(timeout_s=1))
     assert not run("x = bytearray(1 << 30)", limits)
     assert not run(f"open({str(tmp_path / 'large')!r}, 'w').write('a' * (1 << 22))", limits)

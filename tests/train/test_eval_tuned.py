@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from steer.cli import app
 from steer.triggers import DEFAULT_TRIGGERS
 from tests.conftest import ROOT
+from tests.patience import PATIENCE_S
 from tests.train.scripted_engine import scripted_vocabulary
 from tests.train.tiny_reasoner import one_thread, save_reasoner, tiny_model, tiny_tokenizer
 from train.evaluation.config import EvaluationConfig
@@ -81,13 +82,13 @@ limit = 3
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_job_killed_in_the_middle_ends_as_one_that_ran_straight(tuned: dict[str, Path], tmp_path: Path) -> None:
     config, killed, whole = tmp_path / "eval.toml", tmp_path / "killed", tmp_path / "whole"
     config.write_text(toml(tuned), encoding="utf-8")
     command = [sys.executable, "-m", "steer.cli", "eval", "--config", str(config), "--out", str(killed)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    part, until = killed / "samples.jsonl.part", time.monotonic() + 120
+    part, until = killed / "samples.jsonl.part", time.monotonic() + PATIENCE_S
     while not (part.exists() and part.stat().st_size):
         assert process.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < until

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from steer.cli import app
+from tests.patience import PATIENCE_S
 from tests.train.scripted_teacher import Fault, ScriptedTeacher, letters, serving, shown
 from train.detector.data import label_segments, read_traces
 from train.label import run as run_module
@@ -331,7 +332,7 @@ concurrency = 4
     return path
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(300)
 def test_a_killed_job_goes_on_without_asking_anything_twice(teacher: ScriptedTeacher, tmp_path: Path) -> None:
     teacher.delay_s = 0.1
     config = _toml(tmp_path / "label.toml", teacher.url, _traces(tmp_path / "own.jsonl", 30))
@@ -358,7 +359,7 @@ def test_a_killed_job_goes_on_without_asking_anything_twice(teacher: ScriptedTea
     known = len(_lines_but_last(tmp_path / "o/cache.jsonl"))
     before, teacher.delay_s = len(teacher.bodies), 0.0
     assert before - known <= 4, "only what was in flight is lost"
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "30 labelled, 0 failed" in done.stdout
     assert len(teacher.bodies) - before == 31 - known

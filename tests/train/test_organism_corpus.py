@@ -148,7 +148,7 @@ def test_packing_keeps_documents_whole_and_loses_none() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_the_corpus_is_the_same_with_one_process_or_two(tokenizer: Tokenizer) -> None:
     one, two = (
         build_rows(tokenizer, num_tokens=700_000, row_length=512, seed=3, workers=workers, scope=EVERYTHING)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from steer.cli import app
 from tests.conftest import ROOT
+from tests.patience import PATIENCE_S
 from train.rollout.config import RolloutConfig
 from train.rollout.errors import RolloutConfigError
 from train.rollout.prompts import PromptsConfig, load_prompts
@@ -49,12 +50,12 @@ def config_file(folder: Path, text: str = TOML) -> Path:
     return path
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_job_killed_in_the_middle_goes_on_and_loses_or_doubles_nothing(tmp_path: Path) -> None:
     config, killed, whole = config_file(tmp_path), tmp_path / "killed", tmp_path / "whole"
     command = [sys.executable, "-m", "steer.cli", "train", "rollout", "--config", str(config), "--out", str(killed)]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    part, until = killed / "rollouts.jsonl.part", time.monotonic() + 120
+    part, until = killed / "rollouts.jsonl.part", time.monotonic() + PATIENCE_S
     while not (part.exists() and part.stat().st_size):
         assert process.poll() is None, "the job ended before it could be killed"
         assert time.monotonic() < until
