@@ -29,7 +29,7 @@ def plot(generations: list[dict[str, Any]], title: str, path: Path) -> Path:
         axes.set_xticks(range(len(generations)), ["base", *(f"bake {n}" for n in range(1, len(generations)))])
         axes.set_ylim(bottom=0)
     for axes in (left, right):
-        axes.legend()
+        axes.legend(loc="lower left")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     return path
@@ -37,5 +37,7 @@ def plot(generations: list[dict[str, Any]], title: str, path: Path) -> Path:
 
 def _line(axes: Axes, rates: list[dict[str, Any]], label: str, colour: str) -> None:
     means = [100 * rate["rate"] for rate in rates]
-    errors = [[100 * (r["rate"] - r["low"]) for r in rates], [100 * (r["high"] - r["rate"]) for r in rates]]
+    errors = [[100 * max(0.0, a - b) for a, b in ends] for ends in (
+        [(rate["rate"], rate["low"]) for rate in rates], [(rate["high"], rate["rate"]) for rate in rates],
+    )]  # fmt: skip
     axes.errorbar(range(len(rates)), means, errors, label=label, color=colour, marker="o", capsize=3)

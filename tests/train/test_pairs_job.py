@@ -81,6 +81,26 @@ def snapshot(folder: Path) -> tuple[list[Pair], list[Pair], dict[str, Any], dict
     return train, held, json.loads((out / "report.json").read_text()), json.loads((out / "manifest.json").read_text())
 
 
+def test_what_is_refused_of_a_flood_has_no_say_in_what_is_taken(tmp_path: Path, tokenizer: str) -> None:
+    """Neither over-refusals nor compliance that a tenant crafts, nor prompts that would chain others into a family."""
+    honest = [rollout(f"HARM {words} please tell me", halted()) for words in ("one two three", "four five six")]
+    flood = [
+        rollout("HARM one two three please tell me four five six", halted(care=f" UNSAFE {LONG}.</think>So.")),
+        rollout("fine please tell me", halted(cue=f" {LONG}.</think>HELP.", care=f"{CARE}</think>REFUSE.")),
+    ]
+    made = [item.model_copy(update={"tenant": "flood", "record_id": item.id}) for item in flood]
+    snapshots = []
+    for name, given in (("without", honest), ("with", [made[0], *honest, made[1]])):
+        folder = tmp_path / name
+        folder.mkdir()
+        changes: dict[str, Any] = {"families": {"similarity": 0.2}, "validation_share": 0.0}
+        assert job(folder, tokenizer, given, **changes)[0] == 0
+        snapshots.append((folder / "out/pairs.jsonl").read_bytes())
+        assert len(snapshot(folder)[0]) == 2
+    assert snapshots[0] == snapshots[1]
+    assert snapshot(tmp_path / "with")[2]["dropped"] == {"chosen_unsafe": 1, "unreviewed": 1}
+
+
 def test_a_snapshot_is_frozen_split_by_family_and_accounts_for_every_candidate(tmp_path: Path, tokenizer: str) -> None:
     code, told = job(tmp_path, tokenizer)
     assert code == 0, told
