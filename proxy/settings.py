@@ -211,8 +211,8 @@ class TriggerSettings(_Section):
         10.0, gt=0, description="observations of a tenant that count a day, for each category and trigger"
     )
     tenant_total: float = Field(100.0, gt=0, description="the same over all days")
-    tenant_share: float = Field(
-        0.5, gt=0, le=1, description="most that one tenant may be of a trigger's evidence, where several are heard"
+    tenant_lead: float = Field(
+        1.0, ge=1, description="times the next one's evidence that a tenant's may count, where several are heard"
     )
     refresh_minutes: float = Field(15.0, gt=0, description="minutes between two selection tables, of all proxies")
     refresh_s: float = Field(2.0, gt=0, le=5, description="seconds between two looks for a newer table")

@@ -6,8 +6,8 @@ Rules kept here
 2. Reviewers overrule judges, judges overrule the outcome. An outcome is the detector's own word (it found no further
    cue), so it weighs UNJUDGED: a trigger that teaches the model to hide a cue from the detector would look good by it.
 3. A tenant counts `tenant_daily` a day and `tenant_total` in all for each category and trigger. Beyond, its share of
-   successes is kept and its weight is not. Where several tenants are heard, none is more than `tenant_share` of a
-   category's evidence about a trigger, ALONE observations excepted: who floods where others are silent is not believed.
+   successes is kept and its weight is not. Where several tenants are heard, none counts more than `tenant_lead` times
+   what the next one does, ALONE excepted: who floods where others are silent is not believed.
 4. Evidence halves every `half_life_days` (models, adapters and users change).
 """
 
@@ -21,8 +21,8 @@ from steer.selection import UNKNOWN, Evidence
 
 # Of an outcome that nobody but the detector has looked at: two of them weigh as much as one that was judged.
 UNJUDGED = 0.5
-# What a tenant may say where all others are silent: a hint, which a floor's worth of draws puts right.
-ALONE = 2.0
+# What a tenant may say where all others are silent, in observations: a hint.
+ALONE = 1.0
 
 
 class Followed(NamedTuple):
@@ -88,7 +88,7 @@ class EvidenceRules:
     half_life_days: float = 14.0
     tenant_daily: float = 10.0
     tenant_total: float = 100.0
-    tenant_share: float = 0.5
+    tenant_lead: float = 1.0
 
     @property
     def window_days(self) -> int:
@@ -123,16 +123,21 @@ def weigh(tallies: Iterable[Tally], today: int, rules: EvidenceRules) -> dict[st
         voices[category, trigger_id].append(_capped(found, rules.tenant_total))
     cells: defaultdict[str, dict[str, Evidence]] = defaultdict(dict)
     for (category, trigger_id), heard in voices.items():
-        cells[category][trigger_id] = _together(heard, rules.tenant_share if several else 1.0)
+        cells[category][trigger_id] = _together(heard, rules.tenant_lead) if several else _sum(heard)
     return dict(cells)
 
 
-def _together(voices: Sequence[Evidence], most: float) -> Evidence:
-    """Of all tenants; none is more than the share `most` of what is said, or ALONE."""
-    said, total = Evidence(), sum(voice.total for voice in voices)
+def _together(voices: Sequence[Evidence], lead: float) -> Evidence:
+    """Of all tenants; none counts more than `lead` times the heaviest other, or ALONE."""
+    weights = sorted(voice.total for voice in voices)
+    second = weights[-2] if len(weights) > 1 else 0.0
+    return _sum([_capped(voice, max(ALONE, lead * second)) for voice in voices])
+
+
+def _sum(voices: Iterable[Evidence]) -> Evidence:
+    said = Evidence()
     for voice in voices:
-        bound = voice.total if most >= 1.0 else max(ALONE, (total - voice.total) * most / (1.0 - most))
-        said = said.plus(_capped(voice, bound))
+        said = said.plus(voice)
     return said
 
 

@@ -34,7 +34,7 @@ class Making:
     def of(cls, settings: TriggerSettings) -> "Making":
         """As the settings say."""
         rules = EvidenceRules(
-            settings.half_life_days, settings.tenant_daily, settings.tenant_total, settings.tenant_share
+            settings.half_life_days, settings.tenant_daily, settings.tenant_total, settings.tenant_lead
         )
         return cls(settings.explore_floor, rules)
 

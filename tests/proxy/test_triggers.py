@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 from proxy.access.model import Tenant
 from proxy.access.store import AccessStore
 from proxy.access.tenants import Rules
+from proxy.adapters.desk import BakeDesk
 from proxy.adapters.registry import AdapterRegistry
 from proxy.log import InterventionLog
 from proxy.review.audit import Actor, read_entries
-from proxy.settings import TriggerSettings
+from proxy.settings import Settings, TriggerSettings
 from proxy.triggers.changes import Proposal, adopt_pool, propose, settle
 from proxy.triggers.errors import BadTrigger, UnknownTrigger, WrongState
 from proxy.triggers.evidence import tallies
@@ -34,6 +35,7 @@ from steer.policy import Policy
 from steer.review import SecondVerdict
 from steer.selection import Evidence
 from steer.trigger_evidence import EvidenceRules, weigh
+from steer.trigger_table import TriggerTable
 from steer.triggers import DEFAULT_TRIGGERS, Trigger, TriggerPool
 from tests.e2e.harness import TableScorer
 from tests.proxy.log_records import completion, record
@@ -228,7 +230,7 @@ def test_a_flood_of_one_tenant_moves_a_share_no_more_than_its_allowance(
     anyio.run(insert, log_url, flood)
     after, _ = registry.change(lambda c: refresh(c, MAKING, "t"))
     rows = after.categories["alpha"]
-    assert rows["risk-1"].failures == rows["risk-2"].successes == 10, "a day's allowance"
+    assert rows["risk-1"].failures == rows["risk-2"].successes == 4, "one voice of four"
     assert before.categories["alpha"]["risk-1"].share > 0.8
     assert rows["risk-1"].share > rows["risk-2"].share, "three tenants' word outweighs one tenant's flood"
 
@@ -298,3 +300,49 @@ def test_the_commands_lead_a_mined_trigger_into_use(tmp_path: Path, monkeypatch:
     assert run(app, ["triggers", "propose"]).exit_code == 2
     with AdapterRegistry.open(url) as registry:
         assert [row.origin for row in registry.read(read_triggers)] == ["mined"]
+
+
+def test_a_bake_takes_the_newest_table_as_a_file_where_triggers_are_adaptive(
+    registry: AdapterRegistry, log_url: str, tmp_path: Path
+) -> None:
+    for is_on, is_made, expected in ((True, False, False), (False, True, False), (True, True, True)):
+        if is_made:
+            registry.change(lambda c: refresh(c, MAKING, "t"))
+        settings = Settings.model_validate({"log": {"url": log_url}, "triggers": {"adaptive": is_on}})
+        desk = BakeDesk(settings, registry, "safe", "public", "base", "baker")
+        assert desk.triggers(tmp_path / "triggers.json") is expected
+    table = TriggerTable.model_validate_json((tmp_path / "triggers.json").read_text())
+    assert table == registry.read(read_table)
+
+
+def untroubled(items: Any) -> list[Any]:
+    """A judge that finds every request harmful and every turn safe, except where the answer is bad."""
+    from train.judges.base import JudgeVerdict
+
+    return [
+        JudgeVerdict(harmful_request=True, unsafe_reasoning=False, unsafe_answer="BAD" in item.answer) for item in items
+    ]
+
+
+def test_a_judges_word_is_fetched_and_overrules_what_the_detector_took_for_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/log.sqlite"
+    monkeypatch.setenv("STEER_LOG__URL", url)
+    made = [record(trigger_id="risk-1", category="alpha") for _ in range(3)]
+    said = [completion(answer=answer) for answer in ("Fine.", "BAD.", "BAD.")]
+    anyio.run(insert, url, [item.completed(end) for item, end in zip(made, said, strict=True)])
+    command = [
+        "triggers",
+        "judge",
+        "--judge",
+        "tests.proxy.test_triggers:untroubled",
+        "--out",
+        str(tmp_path / "judged"),
+    ]
+    done = CliRunner().invoke(app, command)
+    assert "1 turns were good, 2 were not" in done.stdout, done.output
+    again = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "again")])
+    assert "there is nothing that" in again.stdout, again.output
+    with AdapterRegistry.open(url) as opened:
+        assert cells(opened)["alpha"]["risk-1"] == Evidence(1, 2, 3)

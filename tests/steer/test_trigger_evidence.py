@@ -87,14 +87,14 @@ def test_a_flood_moves_no_more_than_an_allowance_and_keeps_its_share_of_successe
     assert weigh(for_weeks, 100, RULES)["alpha"]["t-1"].failures == pytest.approx(100)
 
 
-def test_where_others_are_silent_a_flood_is_a_hint_and_where_they_speak_it_is_half_at_most() -> None:
+def test_where_others_are_silent_a_flood_is_a_hint_and_where_they_speak_it_is_one_voice() -> None:
     flood = [tally(10_000, day=100 - n, tenant="mallory", followed=FAILED) for n in range(30)]
     elsewhere = tally(5, tenant="b", id="t-2")
     assert weigh([*flood, elsewhere], 100, RULES)["alpha"]["t-1"] == Evidence(0, ALONE, ALONE)
     said = weigh([*flood, elsewhere, tally(6, tenant="b"), tally(1, tenant="c")], 100, RULES)["alpha"]["t-1"]
-    assert said == pytest.approx((7, 7, 14))
-    trusting = EvidenceRules(tenant_share=1.0)
-    assert weigh([*flood, elsewhere], 100, trusting)["alpha"]["t-1"].failures == pytest.approx(100)
+    assert said == pytest.approx((7, 6, 13))
+    trusting = EvidenceRules(tenant_lead=1000.0)
+    assert weigh([*flood, tally(1, tenant="b")], 100, trusting)["alpha"]["t-1"] == pytest.approx((1, 100, 101))
 
 
 def test_a_tenant_that_floods_cannot_take_a_good_trigger_from_the_others() -> None:
