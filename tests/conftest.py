@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, make_url
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 settings.register_profile("dev", max_examples=50, deadline=None)
 settings.register_profile(
@@ -49,7 +51,36 @@ def _missing(marker: str) -> str | None:
             return None if os.environ.get(variable) else f"no {variable}: run scripts/test"
 
 
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
+    """Hands whole files to the processes, in the order of collection: what a file shares is made once.
+
+    The tests on the real vLLM are one unit, since they share a server.
+    """
+
+    def __init__(self, config: pytest.Config, log: Producer) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/vllm" if file.startswith("tests/vllm/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
+
+
+def _longest_first(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, so that none is left over for the end, when the other process has no work."""
+    units: dict[Path, int] = {}
+    for item in items:
+        long = 0 if item.get_closest_marker("vllm") else 1 if item.get_closest_marker("slow") else 2
+        units[item.path] = min(long, units.get(item.path, long))
+    items.sort(key=lambda item: units[item.path])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _longest_first(items)
     for marker in ("gpu", "vllm", "browser", "postgres"):
         marked = [item for item in items if item.get_closest_marker(marker)]
         reason = _missing(marker) if marked else None

@@ -18,9 +18,11 @@ import pytest
 from typer.testing import CliRunner
 
 from steer.cli import app
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.upstream import Fault, Script, ScriptedUpstream, Trace, on_resume, running
 
-pytestmark = pytest.mark.timeout(90)
+pytestmark = pytest.mark.timeout(300)
 
 ROOT = Path(__file__).resolve().parents[2]
 ARTIFACT = ROOT / "detector" / "artifacts" / "default"
@@ -40,12 +42,12 @@ class Served:
         self.url = f"http://127.0.0.1:{port}"
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             try:
-                with urllib.request.urlopen(self.url + "/healthz", timeout=1) as answer:
+                with urllib.request.urlopen(self.url + "/healthz", timeout=10) as answer:
                     if answer.status == 200:
                         return
             except OSError:
@@ -56,7 +58,7 @@ class Served:
         """A streamed request, its answer not read yet."""
         sent = {"model": "scripted", "stream": True, "messages": [{"role": "user", "content": "Hello"}]} | body
         data = json.dumps(sent).encode()
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}\r\n"
         connection.sendall(f"{head}Connection: close\r\n\r\n".encode() + data)
         return connection
@@ -84,9 +86,7 @@ def serve(tmp_path: Path, upstream: ScriptedUpstream) -> Iterator[Serve]:
 
         def start(*options: str, port: int | None = None, **variables: str) -> Served:
             if port is None:
-                with socket.socket() as free:
-                    free.bind(("127.0.0.1", 0))
-                    port = free.getsockname()[1]
+                port = free_port()
             errors = tmp_path / f"errors-{next(number)}.txt"
             command = [sys.executable, "-m", "steer.cli", "serve", "--upstream", upstream.url, "--port", str(port)]
             command += ["--log", f"sqlite:///{tmp_path}/log.sqlite", *options]
@@ -139,9 +139,9 @@ def test_a_stopped_proxy_lets_running_streams_end_and_takes_no_new_ones(
         served.process.send_signal(signal.SIGTERM)
         rest = read_until(connection, b"[DONE]")
         assert b"[DONE]" in rest
-    assert served.process.wait(20) in (0, -signal.SIGTERM)
+    assert served.process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", served.port), timeout=2).close()
+        socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE_S).close()
 
 
 def test_two_workers_share_the_port_and_the_log(serve: Serve, upstream: ScriptedUpstream, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_two_workers_share_the_port_and_the_log(serve: Serve, upstream: Scripted
     assert {item.headers.get("authorization") for item in upstream.requests} == {"Bearer sk-own"}
     assert len(rows(tmp_path)) == 12
     served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(20) in (0, -signal.SIGTERM)
+    assert served.process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -165,7 +165,7 @@ def test_a_corrupt_artifact_keeps_the_proxy_from_starting(serve: Serve, tmp_path
     with (folder / "tokenizer.json").open("ab") as file:
         file.write(b" ")
     served = serve("--workers", workers, STEER_DETECTOR__ARTIFACT=str(folder))
-    assert served.process.wait(60) == 2
+    assert served.process.wait(PATIENCE_S) == 2
     assert "tokenizer.json" in served.errors.read_text()
 
 
@@ -203,7 +203,7 @@ def test_a_wrong_setting_ends_with_code_2_and_its_name(
     serve: Serve, options: tuple[str, ...], variables: dict[str, str], named: str
 ) -> None:
     served = serve(*options, HF_HUB_OFFLINE="1", **variables)
-    assert served.process.wait(60) == 2, served.errors.read_text()
+    assert served.process.wait(PATIENCE_S) == 2, served.errors.read_text()
     said = served.errors.read_text()
     assert named in said.splitlines()[-1], said
     assert "Traceback" not in said
@@ -214,5 +214,5 @@ def test_a_taken_port_ends_with_code_2_and_the_port(serve: Serve) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         served = serve(port=taken.getsockname()[1])
-        assert served.process.wait(60) == 2
+        assert served.process.wait(PATIENCE_S) == 2
     assert "--port" in served.errors.read_text()

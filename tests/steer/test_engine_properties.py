@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -9,6 +10,8 @@ from steer.events import Channel
 from steer.policy import Policy
 from steer.triggers import DEFAULT_TRIGGERS
 from tests.steer.rude_driver import Leg, RudeDriver, Transcript, first_cue
+
+pytestmark = pytest.mark.timeout(600)
 
 THOROUGH = settings(max_examples=3000, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 CUE = "CUE"

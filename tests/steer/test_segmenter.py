@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from steer.segmenter import Segment, Segmenter, segment
 
+pytestmark = pytest.mark.timeout(600)
+
 _RUN = st.builds(lambda char, count: char * count, st.sampled_from(" .。\n\t*!\r-aB"), st.integers(1, 30))
 _TEXT = (
     st.text(max_size=200)

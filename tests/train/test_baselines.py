@@ -25,6 +25,8 @@ from train.ipo.encoding import Encoded
 from train.ipo.errors import OutOfMemory, TrainingDiverged
 from train.ipo.publish import ADAPTER
 
+pytestmark = pytest.mark.timeout(600)
+
 __all__ = ["one_thread"]  # a fixture that every test here uses
 
 

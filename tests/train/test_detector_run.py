@@ -57,7 +57,7 @@ def config(tmp_path: Path) -> DetectorConfig:
     )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_yields_an_artifact_that_serves_and_is_not_run_twice(config: DetectorConfig, tmp_path: Path) -> None:
     out, progress = tmp_path / "out", io.StringIO()
     report = run(config, out, progress)
@@ -86,7 +86,7 @@ def test_a_run_yields_an_artifact_that_serves_and_is_not_run_twice(config: Detec
         run(changed, out, again)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_exported_graphs_compute_what_the_student_computes(tmp_path: Path) -> None:
     base = tiny_base(tmp_path)
     student = build_student(base.tensors, (0, 1), (0,), 2, 0.0).eval()

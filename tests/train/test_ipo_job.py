@@ -24,6 +24,8 @@ from train.ipo.outputs import file_digest
 from train.ipo.publish import ADAPTER, check_finite
 from train.ipo.run import main, run
 
+pytestmark = pytest.mark.timeout(600)
+
 __all__ = ["one_thread"]  # a fixture that every test here uses
 
 ROOT = Path(__file__).parents[2]

@@ -1,7 +1,6 @@
 """`accelerate launch` with two processes, DDP and FSDP, gives what one process gives."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.patience import PATIENCE_S
+from tests.ports import free_port
 from tests.train.test_ipo_job import losses_of, write_toml
 from tests.train.tiny_reasoner import job_config, one_thread
 from train.ipo.config import IpoConfig
@@ -37,22 +38,19 @@ def settings(**changes: Any) -> dict[str, Any]:
 def launch(kind: str, config: dict[str, Any], folder: Path) -> None:
     options, module, _ = LAUNCHES[kind]
     write_toml(folder / "job.toml", config)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", *options.split()),
         *("--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
-        *("--main_process_port", str(port), "-m", module),
+        *("--main_process_port", str(free_port()), "-m", module),
         *("--config", str(folder / "job.toml"), "--out", str(folder / "out")),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("report: ") == 1
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "method"), [("ddp", "lora"), ("fsdp", "full")])
 def test_two_processes_learn_what_one_learns(kind: str, method: str, tmp_path: Path) -> None:
     rate = 1e-2 if method == "lora" else 1e-3

@@ -19,6 +19,8 @@ from train.organism.scope import Scope
 from train.organism.tokenizer import load_tokenizer
 from train.organism.trainer import CHECKPOINT, inputs_of, learning_rate, train
 
+pytestmark = pytest.mark.timeout(600)
+
 CONFIGS = Path(__file__).parents[2] / "train" / "configs"
 TINY = OrganismConfig.model_validate(
     {

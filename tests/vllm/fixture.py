@@ -8,7 +8,6 @@ Import `vllm_server` in a conftest or a test module, and mark the tests `vllm`.
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,12 +21,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_S
+from tests.ports import free_port as free_port  # others start servers, too
 from tests.vllm.make_model import cached_model
 
 ROOT = Path(__file__).resolve().parents[2]
 # A quiet machine needs half a minute, one that is shared by other jobs several.
-START_TIMEOUT_S = 300
-_STOP_TIMEOUT_S = 20
+START_TIMEOUT_S = 500
+_STOP_TIMEOUT_S = 60
 _LOG_LINES = 40
 
 _OPTIONS = " ".join(
@@ -57,29 +58,22 @@ class VllmServer:
 
     def generation_tokens(self) -> int:
         """The engine's own count of tokens that it has generated."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=PATIENCE_S) as answer:
             lines = answer.read().decode().splitlines()
         counts = [float(line.split()[-1]) for line in lines if line.startswith("vllm:generation_tokens_total{")]
         return int(sum(counts))
 
 
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
 def _is_healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/health", timeout=10) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
 
 def _model_of(url: str) -> str:
-    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=PATIENCE_S) as answer:
         return str(json.load(answer)["data"][0]["id"])
 
 

@@ -16,24 +16,25 @@ from proxy.adapters.registry import AdapterRegistry
 from proxy.adapters.rows import read_adapters
 from proxy.upstream import UpstreamClient
 from tests.e2e.harness import Reply, RunningProxy, running_proxy
+from tests.patience import PATIENCE_S
 from tests.train.test_adapters import random_adapter
 from tests.vllm.fixture import VllmServer
 
-pytestmark = [pytest.mark.vllm, pytest.mark.anyio, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.vllm, pytest.mark.anyio, pytest.mark.timeout(600)]
 
 GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 24}
 STREAMS = 10
 
 
 async def until(is_so: Callable[[], bool]) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while not is_so():  # noqa: ASYNC110 - a database rings no bell
             await anyio.sleep(0.05)
 
 
 async def served_by(proxy: RunningProxy, adapter: str) -> Reply:
     """A reply on the alias, once that version answers."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(PATIENCE_S):
         while True:
             reply = await proxy.chat(model="public", **GREEDY)
             if reply.headers.get("x-steer-adapter") == adapter:
