@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import anyio
 import anyio.to_thread
@@ -71,7 +72,7 @@ class Keeper:
         self._draining_since: dict[str, float] = {}
         self._told: set[str] = set()
         self._usage: dict[str, int] = {}
-        self._in_shadow: set[tuple[str, str]] = set()  # (engine, version in shadow) that were seen together
+        self._in_shadow: dict[tuple[str, str], datetime] = {}  # engine and version seen together, in shadow since
 
     async def start(self) -> None:
         """The first look at database and engines. Never fails: what can't be had now comes later."""
@@ -159,7 +160,7 @@ class Keeper:
             if adapter.id in held or adapter.state is AdapterState.DRAINING:
                 self._note(engine, adapter)
                 continue
-            if (engine.url, adapter.id) in self._in_shadow and adapter.state is AdapterState.SHADOW:
+            if self._in_shadow.get((engine.url, adapter.id)) == adapter.changed_at:
                 await self._end_shadow(adapter, f"{engine.url} has lost {adapter.id}: was it restarted?")
                 continue
             try:
@@ -175,7 +176,7 @@ class Keeper:
 
     def _note(self, engine: AdapterEngine, adapter: Adapter) -> None:
         if adapter.state is AdapterState.SHADOW:
-            self._in_shadow.add((engine.url, adapter.id))
+            self._in_shadow[engine.url, adapter.id] = adapter.changed_at
 
     async def _unload_shadows(self) -> None:
         """What was in shadow, and is registered again. Other processes may come first."""
@@ -187,7 +188,7 @@ class Keeper:
                         await engine.unload(id)
                 except EngineRefused as error:
                     self._say(id, str(error))
-                self._in_shadow.discard((url, id))
+                del self._in_shadow[url, id]
 
     async def _end_shadow(self, adapter: Adapter, reason: str) -> None:
         self._router.lost(adapter.id)

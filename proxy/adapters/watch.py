@@ -73,6 +73,9 @@ def judge(connection: Connection, canary_id: int, limits: WatchLimits) -> str | 
     canary = read_canary(connection, canary_id)
     if canary.ending is not None:
         return None
+    raw, after = canary.of_candidate.conversations, canary.promote_after
+    if raw < limits.first_look * 2**canary.looks and (after is None or raw < after):
+        return None  # what counts is no more than that
     (champion, candidate), without = witnesses(connection, canary)
     found = look(champion, candidate, canary.looks, limits, without)
     if found is not None:
@@ -85,7 +88,7 @@ def judge(connection: Connection, canary_id: int, limits: WatchLimits) -> str | 
             reason = "; ".join(found.reasons)
             gone = changes.roll_back(connection, canary.alias, "proxy", reason, only=canary.candidate)
             return None if gone is None else f"rolled back {gone}: {reason}"
-    if canary.promote_after is not None and candidate.conversations >= canary.promote_after:
+    if after is not None and candidate.conversations >= after:
         served = f"{candidate.conversations} conversations without a sign of being worse"
         changes.promote(connection, canary.candidate, "proxy", served)
         return f"promoted {canary.candidate}: {served}"

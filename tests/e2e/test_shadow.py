@@ -220,8 +220,8 @@ async def test_a_process_that_ends_waits_for_no_copy(tmp_path: Path) -> None:
     with anyio.fail_after(PATIENCE_S):
         async with desk_with(tmp_path, made, upstream={"read_timeout_s": 20 * PATIENCE_S}) as desk:
             desk.registry.change(lambda c: shadowing.start_shadow(c, NEW, 1.0, "test", None))
-            while not desk.upstream.open[NEW]:
-                await desk.proxies[0].chat(model="public")
+            while not desk.asked("stand still"):
+                await desk.proxies[0].chat("stand still", model="public")
     assert desk.compared().dropped > 0, "what was in work is counted as dropped"
 
 
