@@ -33,6 +33,21 @@ def test_the_toy_weights_are_those_that_their_manifest_names() -> None:
     assert manifest["parents"]["config"] == file_digest(CONFIGS / "organism-nano.toml")
 
 
+def config_of(name: str) -> dict[str, Any]:
+    return tomllib.loads((CONFIGS / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("size", ["nano", "organism"])
+def test_a_bake_splices_and_trains_as_the_jobs_by_hand(size: str) -> None:
+    """What differs is what a bake fills in: models, inputs, outputs."""
+    bake, rollout = config_of(f"bake-{size}"), config_of(f"rollout-{size}")
+    assert bake["rollout"]["triggers"]["pool"] == rollout["triggers"]["pool"]
+    for job, sections in (("pairs", ("benign", "shape")), ("ipo", ("lora", "loss"))):
+        by_hand = config_of(f"{job}-{size}")
+        for name in sections:
+            assert bake[job].get(name) in (by_hand.get(name), None), f"[{job}.{name}]"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_chain_halves_harm_and_keeps_helping(tmp_path: Path, record_property: Any) -> None:
