@@ -52,6 +52,12 @@ def counted_commits() -> Iterator[list[None]]:
         event.remove(Engine, "commit", count)
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may need longer for hundreds of writes than an operator should be left in the dark."""
+    monkeypatch.setattr("proxy.log.store.WRITE_TIMEOUT_S", PATIENCE_S)
+
+
 async def _begun(log: InterventionLog) -> None:
     """Until every write that was started is asked for, and the first has been taken in hand: it holds up the others."""
     await anyio.wait_all_tasks_blocked()
