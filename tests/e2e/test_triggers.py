@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import pytest
 
 from proxy.access.roles import Role
 from steer.triggers import DEFAULT_TRIGGERS
@@ -30,6 +31,7 @@ async def drawn_from(proxy: RunningProxy, key: str, version: int) -> None:
                 return
 
 
+@pytest.mark.timeout(300)
 async def test_a_record_names_its_draw_and_two_proxies_follow_an_approval(tmp_path: Path) -> None:
     script = Script(Trace("\nOkay. The CUE is here. More.\n", "\n\nFine."))
     settings: dict[str, Any] = {"triggers": TRIGGERS, "policy": {"triggers": POOL}}

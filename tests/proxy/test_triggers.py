@@ -274,6 +274,7 @@ def test_an_outage_leaves_the_last_table_in_use(registry: AdapterRegistry) -> No
     assert selector.version == version
 
 
+@pytest.mark.timeout(300)
 def test_the_commands_lead_a_mined_trigger_into_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"sqlite:///{tmp_path}/log.sqlite"
     monkeypatch.setenv("STEER_LOG__URL", url)
@@ -324,6 +325,8 @@ def untroubled(items: Any) -> list[Any]:
     ]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_a_judges_word_is_fetched_and_overrules_what_the_detector_took_for_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
