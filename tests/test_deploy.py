@@ -13,9 +13,11 @@ import typer
 import yaml
 
 from proxy.access.roles import ROUTES
+from proxy.server import GRACEFUL_SHUTDOWN_S
 from proxy.settings import Settings
 from steer.cli import app
 from train.bake.config import load_config
+from train.rollout.config import load_config as load_rollout
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
 OURS = ("steer-proxy", "steer-train")
@@ -137,3 +139,82 @@ def test_the_bake_config_of_the_containers_fits() -> None:
     config = load_config(DEPLOY / "kubernetes/bake.toml")
     assert config.adapters == Path("/adapters")
     assert config.rollout["engine"]["served"]["url"] == "http://vllm:8000"
+
+
+def test_a_proxy_that_is_told_to_stop_has_the_time_to_end_its_streams() -> None:
+    pod = MANIFESTS["proxy.yaml:Deployment"]["spec"]["template"]["spec"]
+    _, wait = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert pod["terminationGracePeriodSeconds"] > GRACEFUL_SHUTDOWN_S + int(wait)
+    assert MANIFESTS["proxy.yaml:Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+    assert MANIFESTS["proxy.yaml:PodDisruptionBudget"]["spec"]["minAvailable"] >= 1
+    composed = compose("compose.yaml")["services"]["proxy"]["stop_grace_period"]
+    assert int(composed.removesuffix("s")) > GRACEFUL_SHUTDOWN_S
+
+
+def test_only_the_proxy_and_the_bake_reach_the_engine_that_takes_adapters() -> None:
+    engine = MANIFESTS["vllm.yaml:Deployment"]["spec"]["template"]
+    policy = MANIFESTS["network.yaml:NetworkPolicy"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == engine["metadata"]["labels"]
+    [rule] = policy["ingress"]
+    allowed = {value for peer in rule["from"] for value in peer["podSelector"]["matchExpressions"][0]["values"]}
+    proxy, bake = MANIFESTS["proxy.yaml:Deployment"], MANIFESTS["bake.yaml:CronJob"]
+    assert allowed == {proxy["metadata"]["labels"]["app"], bake["metadata"]["labels"]["app"]}
+    for arguments in (engine["spec"]["containers"][0]["args"], compose("compose.yaml")["services"]["vllm"]["command"]):
+        assert "--enable-lora" in arguments
+
+
+def test_no_secret_is_written_into_a_file() -> None:
+    for container, _ in containers():
+        for entry in container.get("env", []):
+            is_secret = any(word in entry["name"] for word in ("TOKEN", "KEY", "LOG__URL", "PASSWORD"))
+            assert not is_secret or "secretKeyRef" in entry["valueFrom"], entry["name"]
+    for service in compose("compose.yaml")["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if any(word in name for word in ("TOKEN", "KEY", "LOG__URL", "PASSWORD")):
+                assert "${" in value, name
+
+
+def overlay() -> dict[str, dict[str, Any]]:
+    folder = DEPLOY / "kubernetes-cpu"
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomization["resources"] == ["../kubernetes"]
+    patches = {patch["path"] for patch in kustomization["patches"]}
+    assert patches == {path.name for path in folder.iterdir()} - {"kustomization.yaml"}
+    return {
+        f"{name}:{item['kind']}": item for name in patches for item in [yaml.safe_load((folder / name).read_text())]
+    }
+
+
+def test_without_gpus_the_toy_model_stands_in_and_nothing_is_baked() -> None:
+    patches = overlay()
+    assert set(patches) <= set(MANIFESTS), "each patches an object that there is"
+    assert patches["bake.yaml:CronJob"]["$patch"] == "delete"
+    pod = patches["vllm.yaml:Deployment"]["spec"]["template"]["spec"]
+    original = MANIFESTS["vllm.yaml:Deployment"]["spec"]["template"]["spec"]["containers"][0]
+    [container] = pod["containers"]
+    assert container["name"] == original["name"]
+    assert set(container) & {"env", "resources", "volumeMounts"} == {"env", "resources", "volumeMounts"}
+    assert container["securityContext"]["readOnlyRootFilesystem"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert container["command"][1:] == ["-m", "proxy.embedded"]
+
+
+@pytest.mark.parametrize("version", ["1.35", "1.37"])
+def test_the_ray_job_holds_pods_that_fit_and_a_command_and_config_of_ours(version: str) -> None:
+    folder = DEPLOY / "kubernetes-ray"
+    kubernetes_validate.validate(yaml.safe_load((folder / "network.yaml").read_text()), version, strict=True)
+    job = yaml.safe_load((folder / "rollout.yaml").read_text())
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, **group["template"]}
+        kubernetes_validate.validate(pod, version, strict=True)
+        assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
+    config = load_rollout(folder / "rollout.toml")
+    assert config.cluster is not None
+    assert config.cluster.address == "auto"
+    assert config.cluster.workers == cluster["workerGroupSpecs"][0]["replicas"]
+    locked = (DEPLOY.parent / "constraints.txt").read_text().splitlines()
+    assert f"ray=={cluster['rayVersion']}" in locked
+    assert job["spec"]["entrypoint"].split()[:4] == ["steer", "train", "rollout", "--config"]
