@@ -1,7 +1,8 @@
 """The engine's side of adapters: which it holds, loading and unloading, over vLLM's own routes.
 
 Rules kept here: a name is loaded with one set of weights for as long as it exists (`steer.adapter` gives numbers once);
-"already loaded" and "not loaded" are what was wanted; an engine that is out of reach is not one that refuses.
+"already loaded" and "not loaded" are what was wanted; an engine that is out of reach is not one that refuses. Of files
+that it can't read, vLLM says status 500: from an engine that is healthy otherwise, this is a refusal.
 vLLM must run with `--enable-lora` and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and see the files under the same path.
 """
 
@@ -45,8 +46,10 @@ class AdapterEngine:
         try:
             await self._client.post(route, body)
         except UpstreamStatusError as error:
-            if error.status >= 500:
+            if error.status > 500:
                 raise
+            if error.status == 500:
+                await self._client.get("/health")  # raises where the engine is dying
             if (id in await self.holds()) is is_there:
                 return
             hint = ""

@@ -287,6 +287,34 @@ async def test_what_the_engine_refuses_to_load_is_no_candidate_for_long(tmp_path
         await is_served_by(proxy, "safe@1")
 
 
+async def test_files_that_the_engine_cannot_read_are_no_candidate_for_long_and_keep_nothing_else_out(
+    tmp_path: Path,
+) -> None:
+    async with desk_with(tmp_path) as (desk, [proxy]):
+        desk.promote(desk.add(1))
+        await is_served_by(proxy, "safe@1")
+        desk.upstream.breaks_on.add("/files/2")
+        desk.canary(desk.add(2), 1.0)
+        await desk.until(lambda: desk.states()["safe@2"] != "canary")
+        [event] = [e for e in desk.registry.read(read_events) if e.action == "rolled back"]
+        assert "will not load safe@2: status 500" in (event.reason or "")
+        desk.upstream.restart()
+        await desk.until(lambda: "safe@1" in desk.upstream.adapters)
+        await is_served_by(proxy, "safe@1")
+
+
+async def test_an_engine_that_is_dying_has_refused_nothing(tmp_path: Path) -> None:
+    async with desk_with(tmp_path) as (desk, [proxy]):
+        desk.promote(desk.add(1))
+        await is_served_by(proxy, "safe@1")
+        desk.upstream.is_dying = True
+        desk.canary(desk.add(2), 1.0)
+        await desk.until(lambda: desk.upstream.loads.count(("break", "safe@2")) >= 3)
+        assert desk.states()["safe@2"] == "canary"
+        desk.upstream.is_dying = False
+        await is_served_by(proxy, "safe@2")
+
+
 async def test_two_proxies_on_one_log_see_changes_within_seconds_and_lose_no_request(
     log_url: str, tmp_path: Path
 ) -> None:

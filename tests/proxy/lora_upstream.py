@@ -34,7 +34,8 @@ class _Gated(Connection):
 
 
 class LoraUpstream(ScriptedUpstream):
-    """`adapters`: loaded names and their paths; `loads`: loads and unloads in order; `refuses`: paths it won't load.
+    """`adapters`: loaded names and their paths; `loads`: loads and unloads in order; `refuses`: paths it won't load;
+    `breaks_on`: paths whose files it can't read, which vLLM calls an error of its own; `is_dying`: its engine is dead.
 
     `gate`: while it is set, streams stand still in the middle until it opens. `open`: generations in work by adapter;
     `unloaded_under`: adapters that were unloaded with one in work.
@@ -45,6 +46,8 @@ class LoraUpstream(ScriptedUpstream):
         self.adapters: dict[str, str] = {}
         self.loads: list[tuple[str, str]] = []
         self.refuses: set[str] = set()
+        self.breaks_on: set[str] = set()
+        self.is_dying = False
         self.gate: anyio.Event | None = None
         self.open: Counter[str] = Counter()
         self.unloaded_under: set[str] = set()
@@ -62,6 +65,9 @@ class LoraUpstream(ScriptedUpstream):
             self.open[name] -= 1
 
     async def _get(self, connection: Connection, path: str) -> None:
+        if path == "/health" and self.is_dying:
+            await connection.answer(503, b"")
+            return
         if path != "/v1/models":
             await super()._get(connection, path)
             return
@@ -78,6 +84,10 @@ class LoraUpstream(ScriptedUpstream):
             case "/v1/load_lora_adapter" if name in self.adapters or body["lora_path"] in self.refuses:
                 said = f"The lora adapter '{name}' can not be loaded."
                 await connection.answer(400, dump({"error": {"message": said, "type": "BadRequestError", "code": 400}}))
+            case "/v1/load_lora_adapter" if self.is_dying or body["lora_path"] in self.breaks_on:
+                self.loads.append(("break", name))
+                said = "Call to add_lora method failed: Error while deserializing header"
+                await connection.answer(500, dump({"error": {"message": said, "type": "InternalServerError"}}))
             case "/v1/load_lora_adapter":
                 self.adapters[name] = str(body["lora_path"])
                 self.loads.append(("load", name))
