@@ -26,8 +26,12 @@ from train.bake.toml import dump_toml
 
 BASE = ALIAS = "organism"  # clients ask for the base model's own name, and get whichever version serves
 PATIENCE_S = 900.0  # of every wait: nothing here depends on how busy the machine is
-# Base, champion, candidate, one that stands by, one that drains and one under evaluation.
-_ENGINE = ["--max-model-len", "1024", "--max-loras", "6", "--max-num-seqs", "64", "--dtype", "float32"]
+# Base, champion, candidate, one that stands by, one that drains and one under evaluation. No prompt is read in parts:
+# where one with a seed is, vLLM 0.32 dies on a CPU ("CPU Generator does not use offset").
+_ENGINE = [
+    "--max-model-len", "1024", "--max-loras", "6", "--max-num-seqs", "64", "--dtype", "float32",
+    "--max-num-batched-tokens", "65536", "--kv-cache-memory-bytes", "512M",
+]  # fmt: skip
 
 
 def steer(*arguments: object) -> str:
