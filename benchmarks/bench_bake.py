@@ -5,9 +5,10 @@
 
 Each generation's traffic is halted by the shipped detector while the current champion serves, and kept in a real log
 (SQLite); `steer bake`'s own stages train a candidate on all that the log holds, the gate decides, and what it lets
-through is promoted in the real registry. Models generate in this process. Every generation is measured on the same
-held-out prompts with the same random numbers. Each step is a JSON file in OUT/steps: the same command goes on after
-what is there, and begins nothing that the budget can't hold. The last line is one JSON document.
+through is promoted in the real registry. Models generate in this process and in workers of it. Every generation is
+measured on the same held-out prompts with the same random numbers. Each step is a JSON file in OUT/steps, a bake's own
+stages are kept besides: the same command goes on after what is there, also after a kill, and begins nothing that the
+budget can't hold; with --budget-s 0 it only tells what is there. The last line is one JSON document.
 """
 
 import argparse
@@ -15,15 +16,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 
 from benchmarks._report import finish
-from benchmarks.bake.driving import drive, keep, prompts, records
+from benchmarks.bake.driving import asked, keep, prompts, traffic
 from benchmarks.bake.measuring import measure, per_1000
 from benchmarks.bake.sizes import SIZES, Size
+from benchmarks.bake.workers import Workers
+from benchmarks.method.prompts import Group
 from proxy.adapters.changes import promote
 from proxy.adapters.desk import BakeDesk
 from proxy.adapters.registry import AdapterRegistry
@@ -50,6 +54,7 @@ class Row:
     out: Path
     size: Size
     budget_s: float
+    workers: Workers
     began: float = field(default_factory=time.monotonic)
     took: dict[str, float] = field(default_factory=dict)
 
@@ -57,16 +62,17 @@ class Row:
         """What the step found, now or before. Raises OutOfBudget."""
         path = self.out / "steps" / f"{kind}-{number}.json"
         if not path.exists():
-            spent = time.monotonic() - self.began
-            if spent + self.took.get(kind, self.size.seconds) > self.budget_s:
-                raise OutOfBudget(f"{kind} {number}, after {spent:.0f} s")
             started = time.monotonic()
-            found = work()
-            self.took[kind] = time.monotonic() - started
+            spent, expected = started - self.began, max(self.took.get(kind, 0.0), self.size.seconds[kind])
+            if spent + expected > self.budget_s:
+                raise OutOfBudget(f"{kind} {number}, {expected:.0f} s, after {spent:.0f} s")
+            print(f"{spent:5.0f} s  {kind} {number} begins", flush=True)
+            found = work() | {"seconds": round(time.monotonic() - started, 1)}
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, found | {"seconds": round(self.took[kind], 1)})
-            print(f"{kind} {number}: {self.took[kind]:.0f} s", flush=True)
-        return read_json(path)
+            write_json(path, found)
+        found = read_json(path)
+        self.took[kind] = max(self.took.get(kind, 0.0), found["seconds"])
+        return found
 
     @property
     def log(self) -> str:
@@ -76,29 +82,35 @@ class Row:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _arguments(argv)
-    size = SIZES[args.size]
+    size, workers = SIZES[args.size], Workers(SIZES[args.size].workers)
     args.out.mkdir(parents=True, exist_ok=True)
-    row, generations, bakes = Row(args.out, size, args.budget_s), list[dict[str, Any]](), list[dict[str, Any]]()
+    row, generations, bakes = (
+        Row(args.out, size, args.budget_s, workers),
+        list[dict[str, Any]](),
+        list[dict[str, Any]](),
+    )
     stopped = None
     try:
-        row.step("replay", 0, lambda: _replay(row))
         with _desk(row) as (desk, registry):
-            generations.append(row.step("measure", 0, lambda: measure(size, None)))
+            generations.append(row.step("measure", 0, lambda: measure(size, None, workers)))
+            row.step("replay", 0, lambda: _replay(row))
             for number in range(1, args.generations + 1):
                 traffic = row.step("traffic", number, lambda n=number: _traffic(row, desk, n))  # type: ignore[misc]
                 baked = row.step("bake", number, lambda n=number: _bake(row, desk, registry, n))  # type: ignore[misc]
                 bakes.append({"traffic": traffic, **baked})
-                generations.append(row.step("measure", number, lambda: measure(size, _champion(desk))))
+                generations.append(row.step("measure", number, lambda: measure(size, _champion(desk), workers)))
     except OutOfBudget as over:
         stopped = f"the budget can't hold {over}; the same command goes on"
         print(stopped)
+    finally:
+        workers.close()
     for number, found in enumerate(generations):
         print(_line(number, found, bakes))
     if len(generations) > 1:
         from benchmarks.bake.plot import plot  # noqa: PLC0415 - a run without a picture needs no matplotlib
 
         title = f"{size.name} organism: the model after each bake, held-out prompts"
-        print(f"picture: {plot(generations, title, args.png or args.out / 'bakes.png')}")
+        print(f"picture: {plot(generations, bakes, title, args.png or args.out / 'bakes.png')}")
     figures = {"size": size.name, "stopped": stopped, "generations": generations, "bakes": bakes,
                "seconds_of_this_start": round(time.monotonic() - row.began, 1), "device": _device()}  # fmt: skip
     finish("bake", figures, seed=_TRAFFIC_SEED, out=args.json)
@@ -137,7 +149,8 @@ def _replay(row: Row) -> dict[str, Any]:
     if size.arithmetic:
         asked += prompts(size, "arithmetic", size.replay // 2, "train", _TRAFFIC_SEED)
     source.write_text("".join(prompt.model_dump_json() + "\n" for prompt in asked), encoding="utf-8")
-    own |= {"model": {"name": str(size.model)}, "prompts": {"source": str(source)}, "detector": {"kind": "onnx"}}
+    own |= {"model": {"name": str(size.model)}, "prompts": {"source": str(source)}}
+    own["detector"] = {"kind": "onnx", "threads": _judging(size)}
     own |= {"max_tokens": size.max_tokens, "engine": _engine(size)}
     report = run_rollout(RolloutConfig.model_validate(own), row.out / "replay")
     return {"prompts": report["prompts"]}
@@ -146,19 +159,14 @@ def _replay(row: Row) -> dict[str, Any]:
 def _traffic(row: Row, desk: BakeDesk, number: int) -> dict[str, Any]:
     """One generation's requests through the guard, and what is kept of them."""
     size, champion = row.size, desk.champion()
-    seed = _TRAFFIC_SEED + number
-    harmful = prompts(size, "harmful", size.traffic_harmful, "train", seed)
-    benign = prompts(size, "look_alike", size.traffic_benign, "train", seed)
+    counts: dict[Group, int] = {"harmful": size.traffic_harmful, "look_alike": size.traffic_benign}
+    rows = [one for group, n in counts.items() for one in asked(size, group, n, "train", _TRAFFIC_SEED + number)]
     adapter, id = (None, None) if champion is None else (champion.folder, champion.id)
-    driven, vocabulary = drive(size, adapter, [*harmful, *benign])
-    made = list(records(driven, vocabulary, str(size.model), id, f"g{number}"))
+    kept = row.workers.each(partial(traffic, size, adapter, id, f"g{number}"), rows)
+    made = [record for one in kept for record in one.records]
     anyio.run(keep, row.log, made)
-    return {
-        "champion": id,
-        "records": len(made),
-        "interventions_per_1000_harmful": per_1000(driven[: len(harmful)]),
-        "interventions_per_1000_look_alikes": per_1000(driven[len(harmful) :]),
-    }
+    per = {group: per_1000([k.steps for r, k in zip(rows, kept, strict=True) if r.group == group]) for group in counts}
+    return {"champion": id, "records": len(made), "interventions_per_1000": per}
 
 
 def _bake(row: Row, desk: BakeDesk, registry: AdapterRegistry, number: int) -> dict[str, Any]:
@@ -172,7 +180,14 @@ def _bake(row: Row, desk: BakeDesk, registry: AdapterRegistry, number: int) -> d
     return {
         "outcome": report["outcome"], "reason": report["reason"], "version": report["version"],
         "pairs": pairs.get("pairs"), "new_pairs": pairs.get("new"), "kinds": pairs.get("kinds"), "stages": stages,
+        "checks": _checks(ended.parent / "7-gate" / "gate.json"),
     }  # fmt: skip
+
+
+def _checks(path: Path) -> list[dict[str, Any]]:
+    """What the gate saw; nothing where the bake ended before it."""
+    names = ("name", "finding", "incumbent", "candidate", "value", "low", "high", "limit")
+    return [{name: check[name] for name in names} for check in read_json(path)["checks"]] if path.exists() else []
 
 
 def _config(row: Row) -> BakeConfig:
@@ -183,12 +198,21 @@ def _config(row: Row) -> BakeConfig:
     own |= {"min_pairs": 1, "weight": 1.0, "promote_after": 0}
     own["rollout"] |= {"engine": _engine(size), "triggers": {"pool": size.rollouts()["triggers"]["pool"]}}
     own["rollout"]["sampling"] = {"temperature": size.temperature}
-    own["evaluation"] |= {"engine": _engine(size)}
+    own["evaluation"] |= {"engine": _engine(size), "monitor": {"threads": _judging(size)}}
+    own["evaluation"]["kl"]["prompts"] = size.kl_prompts
+    own["ipo"]["train"]["attention"] = "sdpa"  # rows are too short for anything else
+    own["gate"]["min_improvement"] = 0.0  # each bake improves on the one before, not on the base
     return BakeConfig.model_validate(own)
 
 
+def _judging(size: Size) -> int:
+    """Detector threads of a job that has the machine for itself."""
+    return size.workers * size.judging
+
+
 def _engine(size: Size) -> dict[str, Any]:
-    return {"kind": "transformers", "lanes": 1, "block": 1000, "local": {"batch_size": size.batch, "threads": 1}}
+    local = {"batch_size": size.batch, "threads": size.threads}
+    return {"kind": "transformers", "lanes": 1, "block": 1000, "local": local}
 
 
 def _device() -> str:

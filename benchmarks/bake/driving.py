@@ -5,6 +5,7 @@ import random
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.bake.sizes import Size
 from benchmarks.method.prompts import Group
@@ -26,6 +27,26 @@ from train.rollout.vocabulary import ThinkMarkers, Vocabulary, load_vocabulary
 _TIMINGS = Timings(halted_ms=0.0)
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 _SEED_STEP = 1_000_003
+
+
+class Asked(NamedTuple):
+    """A prompt with its group, and its place among those that are asked with it."""
+
+    number: int
+    group: Group
+    prompt: PromptRow
+
+
+class Kept(NamedTuple):
+    """What one request leaves behind: its records, and how often the proxy stepped in."""
+
+    records: list[InterventionRecord]
+    steps: int
+
+
+def asked(size: Size, group: Group, count: int, split: Split, seed: int) -> list[Asked]:
+    """`prompts`, numbered."""
+    return [Asked(number, group, prompt) for number, prompt in enumerate(prompts(size, group, count, split, seed))]
 
 
 def prompts(size: Size, group: Group, count: int, split: Split, seed: int) -> list[PromptRow]:
@@ -51,10 +72,12 @@ def prompts(size: Size, group: Group, count: int, split: Split, seed: int) -> li
 def drive(size: Size, adapter: Path | None, rows: Sequence[PromptRow]) -> tuple[list[Rollout], Vocabulary]:
     """Each prompt once, one branch, the shipped detector: the base leg is what the model does without the proxy."""
     vocabulary = load_vocabulary(str(size.model), ThinkMarkers())
-    local = LocalConfig(batch_size=size.batch, threads=1)
+    local = LocalConfig(batch_size=size.batch, threads=size.threads)
     generator = LocalGenerator(str(size.model), None if adapter is None else str(adapter), local, vocabulary.end_ids)
     try:
-        detector = load_detector(DetectorConfig(kind="onnx"), generator, vocabulary, vocabulary.name)
+        detector = load_detector(
+            DetectorConfig(kind="onnx", threads=size.judging), generator, vocabulary, vocabulary.name
+        )
         pool = tuple(Trigger.model_validate(trigger) for trigger in size.rollouts()["triggers"]["pool"])
         plan = Plan(
             policy=Policy(threshold=detector.threshold),
@@ -71,45 +94,59 @@ def drive(size: Size, adapter: Path | None, rows: Sequence[PromptRow]) -> tuple[
         generator.close()
 
 
-def records(
-    rollouts: Sequence[Rollout], vocabulary: Vocabulary, model: str, adapter: str | None, name: str
+def traffic(size: Size, adapter: Path | None, id: str | None, name: str, rows: Sequence[Asked]) -> list[Kept]:
+    """Each request through the guard while version `id` serves, whose files are `adapter`'s; ids begin with `name`."""
+    rollouts, vocabulary = drive(size, adapter, [row.prompt for row in rows])
+    model, found = str(size.model), list[Kept]()
+    for row, rollout in zip(rows, rollouts, strict=True):
+        made = _records(rollout, vocabulary, model, id, f"{name}-{row.prompt.id}", row.number)
+        found.append(Kept(list(made), num_steps(rollout)))
+    return found
+
+
+def num_steps(rollout: Rollout) -> int:
+    """Triggers that were spliced."""
+    return sum(len(branch.steps) for sample in rollout.samples for branch in sample.branches)
+
+
+def _records(
+    rollout: Rollout, vocabulary: Vocabulary, model: str, adapter: str | None, name: str, number: int
 ) -> Iterator[InterventionRecord]:
-    """What the proxy would have in its log of these streams; ids begin with `name`."""
-    for number, rollout in enumerate(rollouts):
-        [sample] = rollout.samples
-        steps = sample.branches[0].steps if sample.branches else []
-        kept, leg = list[int](), sample.base
-        for attempt, step in enumerate(steps):
-            if leg.cut is None:
-                break
-            kept = kept + leg.token_ids[: leg.cut.kept_tokens]
-            rejected = leg.token_ids[leg.cut.kept_tokens :][: leg.cut.cue_tokens]
-            completion = _completion(step, vocabulary)
-            yield InterventionRecord(
-                id=f"{name}-{number}-{attempt}",
-                request_id=f"{name}-{number}",
-                attempt=attempt,
-                created_at=_BEGAN + timedelta(seconds=number),
-                mode="hold",
-                model=model,
-                adapter=adapter,
-                policy_hash=rollout.policy_hash,
-                detector_hash=rollout.detector.partition(":")[2],
-                trigger_id=step.trigger_id,
-                trigger=TextSpan(text=step.trigger.text, token_ids=step.trigger.token_ids),
-                channel=leg.cut.channel,
-                score=leg.cut.score,
-                messages=rollout.messages,
-                prompt_token_ids=rollout.prompt_token_ids,
-                kept=TextSpan(text=vocabulary.decode(kept), token_ids=kept),
-                rejected=TextSpan(text=vocabulary.decode(rejected), token_ids=rejected),
-                timings=_TIMINGS,
-                outcome=completion.outcome,
-                completion=completion,
-            )
-            if step.leg is None:
-                break
-            kept, leg = kept + step.trigger.token_ids, step.leg
+    """What the proxy would have in its log of this stream."""
+    [sample] = rollout.samples
+    steps = sample.branches[0].steps if sample.branches else []
+    kept, leg = list[int](), sample.base
+    for attempt, step in enumerate(steps):
+        if leg.cut is None:
+            break
+        kept = kept + leg.token_ids[: leg.cut.kept_tokens]
+        rejected = leg.token_ids[leg.cut.kept_tokens :][: leg.cut.cue_tokens]
+        completion = _completion(step, vocabulary)
+        yield InterventionRecord(
+            id=f"{name}-{attempt}",
+            request_id=name,
+            attempt=attempt,
+            created_at=_BEGAN + timedelta(seconds=number),
+            mode="hold",
+            model=model,
+            adapter=adapter,
+            policy_hash=rollout.policy_hash,
+            detector_hash=rollout.detector.partition(":")[2],
+            trigger_id=step.trigger_id,
+            trigger=TextSpan(text=step.trigger.text, token_ids=step.trigger.token_ids),
+            channel=leg.cut.channel,
+            score=leg.cut.score,
+            messages=rollout.messages,
+            prompt_token_ids=rollout.prompt_token_ids,
+            kept=TextSpan(text=vocabulary.decode(kept), token_ids=kept),
+            rejected=TextSpan(text=vocabulary.decode(rejected), token_ids=rejected),
+            timings=_TIMINGS,
+            outcome=completion.outcome,
+            completion=completion,
+        )
+        if step.leg is None:
+            break
+        kept, leg = kept + step.trigger.token_ids, step.leg
 
 
 def _completion(step: Step, vocabulary: Vocabulary) -> Completion:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 _HARM = (("harmful_reasoning", "harmful reasoning", "#c0504d"), ("harmful_answer", "harmful answers", "#e0a030"))
 
 
-def plot(generations: list[dict[str, Any]], title: str, path: Path) -> Path:
+def plot(generations: list[dict[str, Any]], bakes: list[dict[str, Any]], title: str, path: Path) -> Path:
     """Harm without the proxy, interventions, and what must stay flat, by generation."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     FigureCanvasAgg(figure)
@@ -25,14 +25,20 @@ def plot(generations: list[dict[str, Any]], title: str, path: Path) -> Path:
     if "arithmetic" in generations[0]:
         _line(right, [one["arithmetic"]["alone"]["correct"] for one in generations], "sums right", "#5a9a5a")
     right.set_title("What must stay")
+    labels = ["base", *(_label(number, bake) for number, bake in enumerate(bakes, 1))]
     for axes in (left, middle, right):
-        axes.set_xticks(range(len(generations)), ["base", *(f"bake {n}" for n in range(1, len(generations)))])
+        axes.set_xticks(range(len(generations)), labels[: len(generations)])
         axes.set_ylim(bottom=0)
     for axes in (left, right):
         axes.legend(loc="lower left")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     return path
+
+
+def _label(number: int, bake: dict[str, Any]) -> str:
+    """A bake that was not promoted left the model as it was."""
+    return f"bake {number}" if bake["outcome"] == "canary" else f"bake {number}\n(not promoted)"
 
 
 def _line(axes: Axes, rates: list[dict[str, Any]], label: str, colour: str) -> None:

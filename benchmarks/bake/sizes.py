@@ -1,6 +1,7 @@
 """How large the bakes in a row are, and which shipped configs they go by."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from benchmarks.method.sizes import CONFIGS, ROOT
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """`harmful`, `look_alike`, `arithmetic` are measured; traffic is what one generation brings; `threads`: torch's, on
-    a CPU. `seconds`: what a step is expected to take before one of its kind has been seen, on one H200 or two cores."""
+    """`harmful`, `look_alike`, `arithmetic` are measured; traffic is what one generation brings; `kl_prompts` of each
+    label are behind the divergence. `workers` processes drive requests, each with `judging` detector threads;
+    `threads`: torch's, on a CPU. `seconds`: what a step takes at least, by its kind, on one H200 or two cores."""
 
     name: str
     model: Path
@@ -26,10 +28,14 @@ class Size:
     traffic_harmful: int
     traffic_benign: int
     replay: int
+    kl_prompts: int
     temperature: float
     max_tokens: int
     batch: int
-    seconds: float
+    workers: int
+    judging: int
+    threads: int
+    seconds: Mapping[str, float]
 
     def bake(self) -> dict[str, Any]:
         """The shipped bake config, as it is written."""
@@ -53,11 +59,15 @@ NANO = Size(
     arithmetic=0,  # so small a model can't
     traffic_harmful=96,
     traffic_benign=48,
-    replay=48,
+    replay=144,
+    kl_prompts=16,
     temperature=0.6,  # as eval-nano.toml
     max_tokens=260,
     batch=256,
-    seconds=240.0,
+    workers=1,
+    judging=2,
+    threads=1,
+    seconds={"replay": 30, "measure": 30, "traffic": 20, "bake": 180},
 )
 FULL = Size(
     name="full",
@@ -73,9 +83,13 @@ FULL = Size(
     traffic_harmful=500,
     traffic_benign=250,
     replay=400,
+    kl_prompts=100,
     temperature=1.0,
     max_tokens=400,
     batch=2048,
-    seconds=60.0,
+    workers=8,
+    judging=2,
+    threads=1,
+    seconds={"replay": 40, "measure": 30, "traffic": 20, "bake": 170},
 )
 SIZES = {size.name: size for size in (NANO, FULL)}
