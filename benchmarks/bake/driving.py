@@ -99,7 +99,7 @@ def traffic(size: Size, adapter: Path | None, id: str | None, name: str, rows: S
     rollouts, vocabulary = drive(size, adapter, [row.prompt for row in rows])
     model, found = str(size.model), list[Kept]()
     for row, rollout in zip(rows, rollouts, strict=True):
-        made = _records(rollout, vocabulary, model, id, f"{name}-{row.prompt.id}", row.number)
+        made = records(rollout, vocabulary, model, id, f"{name}-{row.prompt.id}", row.number)
         found.append(Kept(list(made), num_steps(rollout)))
     return found
 
@@ -109,10 +109,10 @@ def num_steps(rollout: Rollout) -> int:
     return sum(len(branch.steps) for sample in rollout.samples for branch in sample.branches)
 
 
-def _records(
+def records(
     rollout: Rollout, vocabulary: Vocabulary, model: str, adapter: str | None, name: str, number: int
 ) -> Iterator[InterventionRecord]:
-    """What the proxy would have in its log of this stream."""
+    """What the proxy would have in its log of this stream, the `number`-th; ids begin with `name`."""
     [sample] = rollout.samples
     steps = sample.branches[0].steps if sample.branches else []
     kept, leg = list[int](), sample.base

@@ -2,7 +2,7 @@
 
 import multiprocessing as mp
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -10,11 +10,11 @@ R = TypeVar("R")
 
 
 class Workers:
-    """`count` processes, started when first asked; 1: all is done in this one."""
+    """`count` processes (or what `pool` has), started when first asked; 1: all is done in this one."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, pool: Executor | None = None) -> None:
         self._count = count
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool = pool
 
     def each(self, work: Callable[[Sequence[T]], list[R]], items: Sequence[T]) -> list[R]:
         """What `work` gives for each item, in order; it is called with a share of them at a time."""
