@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +57,17 @@ def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
 MANIFESTS = dict(manifests())
 
 
+def pod_of(item: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec of an object's pods; None where it has none."""
+    spec = item.get("spec", {})
+    pod: dict[str, Any] | None = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec")
+    return pod
+
+
 def containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every container of the cluster with the spec of its pod."""
     for item in MANIFESTS.values():
-        spec = item.get("spec", {})
-        pod = spec.get("jobTemplate", {}).get("spec", spec).get("template", {}).get("spec")
+        pod = pod_of(item)
         for container in pod["containers"] if pod else []:
             yield container, pod
 
@@ -199,11 +207,32 @@ def test_without_gpus_the_toy_model_stands_in_and_nothing_is_baked() -> None:
     assert container["command"][1:] == ["-m", "proxy.embedded"]
 
 
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, whose kustomize builds the folders, is not here")
+@pytest.mark.parametrize("folder", ["kubernetes", "kubernetes-cpu"])
+def test_what_kustomize_builds_fits_and_holds_no_name_that_leads_nowhere(folder: str) -> None:
+    made = subprocess.run(["kubectl", "kustomize", DEPLOY / folder], capture_output=True, text=True, check=True)
+    objects = {(item["kind"], item["metadata"]["name"]): item for item in yaml.safe_load_all(made.stdout)}
+    for item in objects.values():
+        kubernetes_validate.validate(item, "1.37", strict=True)
+        assert item["kind"] == "Namespace" or item["metadata"]["namespace"] == "steer"
+    assert (("CronJob", "bake") in objects) == (folder == "kubernetes")
+    pods = [pod for item in objects.values() if (pod := pod_of(item)) is not None]
+    for volume in (volume for pod in pods for volume in pod.get("volumes", [])):
+        match volume:
+            case {"persistentVolumeClaim": {"claimName": name}}:
+                assert ("PersistentVolumeClaim", name) in objects
+            case {"configMap": {"name": name}}:
+                assert ("ConfigMap", name) in objects
+    images = {container["image"] for pod in pods for container in pod["containers"]}
+    assert not images & set(OURS), "each is of a registry"
+
+
 @pytest.mark.parametrize("version", ["1.35", "1.37"])
 def test_the_ray_job_holds_pods_that_fit_and_a_command_and_config_of_ours(version: str) -> None:
     folder = DEPLOY / "kubernetes-ray"
     kubernetes_validate.validate(yaml.safe_load((folder / "network.yaml").read_text()), version, strict=True)
     job = yaml.safe_load((folder / "rollout.yaml").read_text())
+    jsonschema.validate(job, json.loads((DEPLOY.parent / "tests/rayjob.schema.json").read_text()))
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
