@@ -44,9 +44,9 @@ def commit() -> str:
     return head.stdout.strip()
 
 
-def finish(name: str, figures: dict[str, Any], *, seed: int | None, out: Path | None = None) -> None:
-    """Print the JSON as the last line, and write it to `out` where given."""
-    document = {
+def document_of(name: str, figures: dict[str, Any], *, seed: int | None) -> dict[str, Any]:
+    """The figures with everything that says where they come from."""
+    return {
         "benchmark": name,
         "command": " ".join(["python", "-m", f"benchmarks.bench_{name}", *sys.argv[1:]]),
         "commit": commit(),
@@ -55,7 +55,17 @@ def finish(name: str, figures: dict[str, Any], *, seed: int | None, out: Path | 
         "seed": seed,
         "figures": figures,
     }
+
+
+def write(document: dict[str, Any], out: Path | None) -> None:
+    """To `out` where given; for a benchmark that may not live to its end, after each of its parts."""
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def finish(name: str, figures: dict[str, Any], *, seed: int | None, out: Path | None = None) -> None:
+    """Print the JSON as the last line, and write it to `out` where given."""
+    document = document_of(name, figures, seed=seed)
+    write(document, out)
     print(json.dumps(document, ensure_ascii=False))

@@ -4,11 +4,16 @@
     python -m benchmarks.bench_ipo --tiny                      a few seconds on a CPU: does it run, do losses agree?
     python -m benchmarks.bench_ipo --shape qwen2-7b --variants shared-auto --cells 1024/256x4 --steps 20
 
+Variants: `stock-ATTENTION` is TRL as it is; `fused-ATTENTION` is TRL with our fused layers (`train.ipo.fused`), which
+says what of a speed-up is not sharing; `shared-SETTING` is ours; `shared-SETTING+plain` is sharing without fused
+layers, `+blocks` rounds packed rows up to whole blocks of flex_attention.
+
 A cell is prefix/segment x pairs of a step, in tokens. Weights are random: speed does not depend on them. All rows of a
 cell have one length, which is stock TRL's best case (no padding, so its attention needs no mask). A step is what
 `Trainer.train` does: policy pass with gradient checkpointing, reference pass (adapter off), loss, backward, AdamW.
-The first steps (compilation, caches) are not counted. Share of peak: the arithmetic that the step needs (policy
-forward, recomputation, backward to the activations, reference forward) against a large bf16 product measured here.
+The first steps (compilation, caches) are not counted; `--profile` adds one more and writes where its time goes.
+Share of peak: the arithmetic that the step needs (policy forward, recomputation, backward to the activations, reference
+forward) against a large bf16 product measured here.
 The last line is one JSON document.
 """
 
@@ -18,6 +23,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,14 +44,18 @@ from transformers import (
 )
 from trl.trainer.dpo_trainer import DPOTrainer
 
-from benchmarks._report import finish
-from train.ipo.prefix import share_prefixes, sharing_collator
+from benchmarks._profile import StepProfile
+from benchmarks._report import document_of, finish, write
+from train.ipo.attention import FLEX_BLOCK
+from train.ipo.fused import fuse
+from train.ipo.prefix import ROW_MULTIPLE, SharingCollator, share_prefixes
 from train.ipo.trainer import IPOTrainer, dpo_config
 
 SEED = 1
-WARMUP_STEPS = 3  # flex_attention compiles in the first, TRL's Triton kernels too
+WARMUP_STEPS = 2  # flex_attention compiles in the first, TRL's Triton kernels too
 PAIRS_OF_A_BAKE = 1000
-VARIANTS = ("stock-sdpa", "stock-flex_attention", "shared-sdpa", "shared-auto")
+VARIANTS = ("stock-sdpa", "shared-auto", "stock-flex_attention", "fused-sdpa", "shared-auto+plain")
+TINY_VARIANTS = "stock-sdpa,shared-sdpa,fused-sdpa"
 DEFAULT_CELLS = "1024/256x4,4096/512x2"
 
 
@@ -68,6 +78,32 @@ def shape(name: str) -> PreTrainedConfig:
             raise SystemExit(f"--shape {name}: choose from tiny, qwen3-8b, qwen2-7b, llama-8b")
 
 
+class Variant(NamedTuple):
+    kind: str  # stock, fused or shared
+    attention: str  # of transformers; with `shared` a setting of ours
+    changes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, text: str) -> "Variant":
+        kind, _, rest = text.partition("-")
+        attention, *changes = rest.split("+")
+        if kind not in ("stock", "fused", "shared") or set(changes) - {"plain", "blocks"}:
+            raise SystemExit(f"--variants {text}: stock-ATTENTION, fused-ATTENTION or shared-SETTING[+plain][+blocks]")
+        return cls(kind, attention, frozenset(changes))
+
+    @property
+    def is_shared(self) -> bool:
+        return self.kind == "shared"
+
+    @property
+    def is_fused(self) -> bool:
+        return self.kind != "stock" and "plain" not in self.changes
+
+    def collator(self) -> SharingCollator | None:
+        multiple = FLEX_BLOCK if "blocks" in self.changes else ROW_MULTIPLE
+        return SharingCollator(pad_token_id=0, pad_packed_to=multiple) if self.is_shared else None
+
+
 class Cell(NamedTuple):
     prefix: int
     segment: int
@@ -81,6 +117,8 @@ class Measured(NamedTuple):
     step_ms: float
     peak_gib: float
     first_loss: float
+    last_loss: float
+    steps: int
 
 
 class StockTrainer(DPOTrainer):
@@ -122,51 +160,67 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--variants", default=",".join(VARIANTS))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--tiny", action="store_true", help="a toy shape on a CPU, without flex_attention")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="append each variant's kernels in the first cell")
+    parser.add_argument("--out", type=Path, help="written again after every variant")
     args = parser.parse_args(argv)
     if args.tiny:
-        args.shape, args.cells, args.variants, args.steps = "tiny", "64/16x2", "stock-sdpa,shared-sdpa", 3
+        args.shape, args.cells, args.variants, args.steps = "tiny", "64/16x2", TINY_VARIANTS, 3
     device = torch.device("cuda" if torch.cuda.is_available() and not args.tiny else "cpu")
     config = shape(args.shape)
     cells = [_cell(text) for text in args.cells.split(",")]
     peak = measured_peak(device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     found: dict[str, dict[str, Any]] = {str(cell): {} for cell in cells}
-    for variant in args.variants.split(","):
+    document = {"shape": args.shape, "device": name, "peak_tflops": round(peak / 1e12, 1), "cells": found}
+    for text in args.variants.split(","):
+        variant = Variant.of(text)
         model = random_model(config, variant, device)
         for cell in cells:
-            result, model = measure(model, config, cell, variant, args.steps, device)
-            needs = 4 * forward_flops(config, cell, is_shared=variant.startswith("shared"))
-            found[str(cell)][variant] = figures(cell, result, needs, peak)
-            print(f"{args.shape} {cell} {variant}: {found[str(cell)][variant]}", flush=True)
+            profiles = (
+                [StepProfile(WARMUP_STEPS + args.steps, device, args.profile, f"{args.shape} {cell} {text}")]
+                if args.profile and cell == cells[0]
+                else []
+            )
+            result, model = measure(model, config, cell, variant, args.steps, device, profiles)
+            needs = 4 * forward_flops(config, cell, is_shared=variant.is_shared)
+            found[str(cell)][text] = figures(cell, result, needs, peak)
+            print(f"{args.shape} {cell} {text}: {found[str(cell)][text]}", flush=True)
+            write(document_of("ipo", document, seed=SEED), args.out)
         del model
         gc.collect()
         torch.cuda.empty_cache()
     for cell in cells:
         table(cell, found[str(cell)])
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    document = {"shape": args.shape, "device": name, "peak_tflops": round(peak / 1e12, 1), "cells": found}
     finish("ipo", document, seed=SEED, out=args.out)
 
 
-def random_model(config: PreTrainedConfig, variant: str, device: torch.device) -> PreTrainedModel:
+def random_model(config: PreTrainedConfig, variant: Variant, device: torch.device) -> PreTrainedModel:
     """Random weights, made on the device; bf16 on a GPU, as the job holds a frozen base."""
     torch.manual_seed(SEED)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    attention = variant.removeprefix("stock-") if variant.startswith("stock") else "sdpa"
+    attention = "sdpa" if variant.is_shared else variant.attention
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    if variant.startswith("shared") and not share_prefixes(model, _setting(variant)):
+    setting: Any = variant.attention
+    if variant.is_shared and not share_prefixes(model, setting):
         raise SystemExit(f"prefix sharing does not support {config.model_type}")
     return model
 
 
 def measure(
-    model: PreTrainedModel, config: PreTrainedConfig, cell: Cell, variant: str, steps: int, device: torch.device
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    cell: Cell,
+    variant: Variant,
+    steps: int,
+    device: torch.device,
+    profiles: Sequence[TrainerCallback] = (),
 ) -> tuple[Measured, PreTrainedModel]:
     """Train some steps; returns the figures and the model without its adapter."""
     clock = StepClock(device)
+    taken = WARMUP_STEPS + steps + bool(profiles)
     with tempfile.TemporaryDirectory() as folder:
-        kind: type[DPOTrainer] = IPOTrainer if variant.startswith("shared") else StockTrainer
+        kind: Any = partial(IPOTrainer, is_fused=variant.is_fused) if variant.is_shared else StockTrainer
         trainer = kind(
             model=model,
             args=dpo_config(
@@ -174,7 +228,7 @@ def measure(
                 beta=0.1,
                 sft_weight=0.2,
                 per_device_train_batch_size=cell.pairs,
-                max_steps=WARMUP_STEPS + steps,
+                max_steps=taken,
                 learning_rate=1e-5,
                 gradient_checkpointing=True,
                 bf16=device.type == "cuda",
@@ -186,17 +240,20 @@ def measure(
                 disable_tqdm=True,
                 seed=SEED,
             ),
-            train_dataset=Dataset.from_list(random_rows(cell, cell.pairs * (WARMUP_STEPS + steps), config.vocab_size)),
+            train_dataset=Dataset.from_list(random_rows(cell, cell.pairs * taken, config.vocab_size)),
             processing_class=a_tokenizer(),
-            data_collator=sharing_collator(0, _setting(variant), device) if variant.startswith("shared") else None,
+            data_collator=variant.collator(),
             peft_config=LoraConfig(task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"),
-            callbacks=[clock],
+            callbacks=[clock, *profiles],
         )
+        if variant.kind == "fused":
+            fuse(trainer.model)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    loss = next(entry["loss"] for entry in trainer.state.log_history if "loss" in entry)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     gib = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-    result = Measured(1000 * statistics.median(clock.seconds[WARMUP_STEPS:]), gib, loss)
+    step_ms = 1000 * statistics.median(clock.seconds[WARMUP_STEPS : WARMUP_STEPS + steps])
+    result = Measured(step_ms, gib, losses[0], losses[-1], len(losses))
     adapted: Any = trainer.model
     return result, adapted.unload()
 
@@ -260,6 +317,8 @@ def figures(cell: Cell, result: Measured, flops: float, peak: float) -> dict[str
         "share_of_peak": round(flops / seconds / peak, 3),
         "bake_minutes": round(2 * PAIRS_OF_A_BAKE * seconds / cell.pairs / 60, 1),
         "first_loss": round(result.first_loss, 5),
+        "last_loss": round(result.last_loss, 5),
+        "steps": result.steps,
     }
 
 
@@ -280,10 +339,6 @@ def _cell(text: str) -> Cell:
     lengths, _, pairs = text.partition("x")
     prefix, _, segment = lengths.partition("/")
     return Cell(int(prefix), int(segment), int(pairs))
-
-
-def _setting(variant: str) -> Any:
-    return variant.removeprefix("shared-")
 
 
 if __name__ == "__main__":

@@ -22,18 +22,16 @@ Setting = Literal["auto", "sdpa", "flex", "off"]
 
 # Below this many packed tokens the block mask costs as much as the skipped blocks save.
 FLEX_FROM_TOKENS = 1024
-FLEX_BLOCK = 128  # flex_attention's own block; rows padded to it keep the number of compiled shapes small
+FLEX_BLOCK = 128  # flex_attention's own block
+# Compiled forms of flex_attention: with and without gradients, one row or several, rows of whole blocks or not, each
+# for the first shape and for any. Beyond PyTorch's own limit of 8 it would be computed unfused, without an error.
+COMPILED_FORMS = 32
 
 
 def register() -> None:
     """Make `NAME` known to transformers as an attention implementation. Without a mask of ours it is plain sdpa."""
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-def may_use_flex(setting: Setting, device: torch.device) -> bool:
-    """Whether some batch of this job may go to flex_attention."""
-    return setting == "flex" or (setting == "auto" and device.type == "cuda")
 
 
 def attention_mask(branch: Tensor, setting: Setting) -> Tensor | BlockMask:
@@ -81,4 +79,7 @@ def shared_prefix_attention(
 @cache
 def _flex(device_type: str) -> Any:
     # Only the compiled form is a fused kernel; on a CPU the plain form serves tests of the mask.
-    return torch.compile(flex_attention) if device_type == "cuda" else flex_attention
+    if device_type != "cuda":
+        return flex_attention
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, COMPILED_FORMS)
+    return torch.compile(flex_attention)

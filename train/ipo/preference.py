@@ -6,7 +6,7 @@ from train.ipo.arguments import pad_id, training_arguments
 from train.ipo.config import LossConfig
 from train.ipo.job import Built, Job, Stage
 from train.ipo.model import load_weights, lora_config
-from train.ipo.prefix import share_prefixes, sharing_collator, unsupported
+from train.ipo.prefix import SharingCollator, share_prefixes, unsupported
 from train.ipo.trainer import IPOTrainer, dpo_config
 
 
@@ -36,7 +36,7 @@ def build(job: Job, stage: Stage, loss: LossConfig) -> Built:
         train_dataset=Dataset.from_list(list(stage.encoded.rows)),
         eval_dataset=Dataset.from_list(list(stage.held_out.rows)) if stage.held_out else None,
         processing_class=job.base.tokenizer,
-        data_collator=sharing_collator(pad, settings.attention, job.device) if is_sharing else None,
+        data_collator=SharingCollator(pad_token_id=pad) if is_sharing else None,
         peft_config=lora_config(job.config.lora) if is_lora else None,
         max_seconds=stage.max_seconds,
     )

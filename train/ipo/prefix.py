@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from train.ipo.attention import FLEX_BLOCK, NAME, Setting, attention_mask, may_use_flex, register
+from train.ipo.attention import NAME, Setting, attention_mask, register
 from train.ipo.packing import pack, unpacked
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 # Architectures that the parity tests cover.
 SUPPORTED = ("llama", "mistral", "qwen2", "qwen3")
 PACKED = "packed"  # the batch's key, and the argument of the wrapped forward
+ROW_MULTIPLE = 8  # of tokens; matrix products on a GPU want no more, and a block of flex_attention may be cut
 
 
 def unsupported(model: PreTrainedModel, setting: Setting) -> str | None:
@@ -70,16 +71,10 @@ def share_prefixes(model: PreTrainedModel, setting: Setting) -> bool:
 class SharingCollator(DataCollatorForPreference):
     """TRL's batch {input_ids, attention_mask, completion_mask: [2B, L]} and, under `packed`, its packed form."""
 
-    pad_packed_to: int = 8
+    pad_packed_to: int = ROW_MULTIPLE
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = super().torch_call(examples)
         rows = [(e["prompt_ids"] + e["chosen_ids"], e["prompt_ids"] + e["rejected_ids"]) for e in examples]
         batch[PACKED] = pack(rows, batch["input_ids"].shape[1], self.pad_token_id, self.pad_packed_to)._asdict()
         return batch
-
-
-def sharing_collator(pad_token_id: int, setting: Setting, device: torch.device) -> SharingCollator:
-    """The collator for a job on `device`."""
-    multiple = FLEX_BLOCK if may_use_flex(setting, device) else 8
-    return SharingCollator(pad_token_id=pad_token_id, pad_packed_to=multiple)

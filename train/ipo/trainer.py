@@ -15,6 +15,7 @@ from datasets import Dataset
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from train.ipo.fused import can_fuse, fuse
 from train.ipo.loop import Guarded
 
 ROW_FIELDS = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -34,7 +35,14 @@ def dpo_config(out: Path, *, beta: float, sft_weight: float, **settings: Any) ->
 
 
 class IPOTrainer(Guarded, DPOTrainer):
-    """DPOTrainer on rows {prompt_ids, chosen_ids, rejected_ids}; all else is TRL's."""
+    """DPOTrainer on rows {prompt_ids, chosen_ids, rejected_ids}, layers fused where they can be; all else is TRL's."""
+
+    def __init__(self, *args: Any, is_fused: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if is_fused and can_fuse(self.accelerator):
+            for model in (self.model, self.ref_model):
+                if model is not None:
+                    fuse(model)
 
     def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: Any, dataset_name: str) -> Dataset:
         if missing := set(ROW_FIELDS) - set(dataset.column_names):
