@@ -67,9 +67,8 @@ def pod_of(item: dict[str, Any]) -> dict[str, Any] | None:
 def containers() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Every container of the cluster with the spec of its pod."""
     for item in MANIFESTS.values():
-        pod = pod_of(item)
-        for container in pod["containers"] if pod else []:
-            yield container, pod
+        if (pod := pod_of(item)) is not None:
+            yield from ((container, pod) for container in pod["containers"])
 
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.cpu.yaml"])
