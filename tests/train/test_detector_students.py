@@ -3,6 +3,7 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -95,3 +96,18 @@ def test_a_recipe_decides_what_its_student_sees(base: Base, examples: Examples, 
     still, moved, begun = load_file(first), load_file(second), load_file(start)
     assert all(torch.equal(still[name], begun[name]) for name in begun)
     assert any(not torch.equal(moved[name], begun[name]) for name in begun)
+
+
+def test_a_student_may_do_without_the_teachers(base: Base, examples: Examples, tmp_path: Path) -> None:
+    """The teachers' labels move the one student and not the other."""
+    recipes = [{"with_teacher": False}, {}]
+    made = {}
+    for name, label in (("cue", 0), ("none", 1)):
+        examples.soft = np.eye(3, dtype=np.float32)[np.full(len(examples.segments), label)]
+        (tmp_path / name).mkdir()
+        config = _config(epochs=1, students=2, recipes=recipes)
+        first, second, _ = train_students(config, base, examples, tmp_path / name, quiet)
+        made[name] = (load_file(first), load_file(second))
+    alone, taught = zip(*made.values(), strict=True)
+    assert all(torch.equal(alone[0][name], alone[1][name]) for name in alone[0])
+    assert any(not torch.equal(taught[0][name], taught[1][name]) for name in taught[0])

@@ -85,6 +85,17 @@ def test_a_tenant_that_opted_out_is_not_trained_on_whatever_a_judge_says() -> No
     assert decided(made, opt_out=frozenset({"other"})) == ["safety by judge"]
 
 
+@pytest.mark.parametrize("config", [{}, {"max_ratio": 1.0, "min_tokens": 12}], ids=["defaults", "strict"])
+def test_of_a_side_that_went_on_to_help_only_the_needless_trigger_is_rejected(config: dict[str, Any]) -> None:
+    """Its steps are right: trained against, they would be unlearned."""
+    helped = f" Right, {LONG}.</think>HELP."
+    made = shaped(rollout("fine", halted(cue=helped, care=helped)), BenignConfig(needless_triggers=True), **config)
+    assert isinstance(made, Pair)
+    assert (made.rejected.text, made.rejected.ended) == (" Wait, is this safe?", False)
+    assert decode(made.rejected.token_ids) == made.rejected.text
+    assert (made.chosen.text, made.chosen.ended) == (helped, True)
+
+
 def test_over_refusals_and_false_halts_become_benign_pairs() -> None:
     over_refusal = rollout("fine", halted(cue=" Right. More.</think>HELP.", care=f"{CARE}</think>REFUSE."))
     assert decided(over_refusal) == ["benign by judge"]

@@ -72,8 +72,11 @@ class TeacherConfig(_Model):
 class Recipe(_Model):
     """What a student does otherwise than `FitConfig` says. Unlike students make the better mean."""
 
+    with_teacher: bool | None = None
+    epochs: int | None = Field(None, ge=1)
     learning_rate: float | None = Field(None, gt=0)
     request_learning_rate: float | None = Field(None, gt=0)
+    label_smoothing: float | None = Field(None, ge=0, lt=0.5)
     prompts_per_epoch: float | None = Field(None, ge=0, le=1)
     frames_per_epoch: float | None = Field(None, ge=0, le=1)
     trace_draws: int | None = Field(None, ge=1)
@@ -86,6 +89,8 @@ class FitConfig(_Model):
     students: int = Field(1, ge=1)
     """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split ships; the
     mean of their weights is a candidate, too."""
+    with_teacher: bool = True
+    """Whether a student learns from the teachers' labels, too, where there are teachers."""
     epochs: int = Field(6, ge=1)
     groups_per_batch: int = Field(48, ge=1)
     """Conversations in a batch."""

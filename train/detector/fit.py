@@ -80,7 +80,11 @@ def fit(
     )
     student.to(device)
     requests, segments = Arrays(pack(examples.requests), device), Arrays(pack(examples.segments), device)
-    soft = None if examples.soft is None else Soft(torch.from_numpy(examples.soft).to(device), teacher_weight)
+    soft = (
+        None
+        if examples.soft is None or not config.with_teacher
+        else Soft(torch.from_numpy(examples.soft).to(device), teacher_weight)
+    )
     sizes = [len(tokens.ids) for tokens in examples.requests]
     # Each epoch draws anew, so that their lengths differ.
     steps = [sum(1 for _ in epoch_batches(examples.groups, sizes, config, epoch)) for epoch in range(config.epochs)]

@@ -52,6 +52,8 @@ class Admitted:
     chosen: Continuation
     rejected: Continuation
     by: Admission
+    is_needless: bool = False
+    """The rejected side went on to help: nothing but its trigger is at fault."""
 
 
 def decide(
@@ -122,7 +124,8 @@ def _benign(
         if not settings.needless_triggers and not rejected.refused:
             return "unjudged" if rejected.refused is None else "rejected_helped"
     by: Admission = "review" if is_reviewed else "judge"
-    return Admitted(divergence, "benign", divergence.first, divergence.second, by)
+    is_needless = rejected.helped is True and not rejected.refused
+    return Admitted(divergence, "benign", divergence.first, divergence.second, by, is_needless)
 
 
 def _is_tenants(divergence: Divergence) -> bool:

@@ -1,7 +1,8 @@
 """Gives admitted sides the form that the trainer needs: different from their first id on, and of like length.
 
 Rules kept here: ids that both sides share move into the kept prefix; a side that is too long is cut at the end of a
-sentence, loses its end id and its claim to have ended; the chosen side keeps its whole trigger. Nothing is encoded.
+sentence, loses its end id and its claim to have ended; the chosen side keeps its whole trigger; of a rejected side that
+went on to help nothing but its trigger is left. Nothing is encoded.
 """
 
 import hashlib
@@ -29,13 +30,10 @@ def shape(admitted: Admitted, family: str, vocabulary: Vocabulary, config: Shape
     is_safety = admitted.kind == "safety"
     trigger_tokens = max(0, divergence.trigger_tokens - common) if is_safety else 0
     cue_tokens = max(0, divergence.cue_tokens - common) if is_safety else 0
-    chosen, rejected = chosen[common:], rejected[common:]
-    limit = min(config.max_tokens, int(config.max_ratio * min(len(chosen), len(rejected))))
-    sides = [
-        _side(ids, limit, prefix, is_ended=side.finish_reason == "stop", vocabulary=vocabulary)
-        for ids, side in ((chosen, admitted.chosen), (rejected, admitted.rejected))
-    ]
-    if len(sides[0].token_ids) < trigger_tokens + config.min_tokens or len(sides[1].token_ids) < config.min_tokens:
+    sides = _sides(admitted, common, prefix, vocabulary, config)
+    if isinstance(sides, str):
+        return sides
+    if len(sides[0].token_ids) < trigger_tokens + config.min_tokens:
         return "too_short"
     ids: dict[str, Any] = {"prompt_token_ids": rollout.prompt_token_ids, "kept_token_ids": kept}
     return Pair(
@@ -59,6 +57,27 @@ def shape(admitted: Admitted, family: str, vocabulary: Vocabulary, config: Shape
         record_ids=[] if rollout.record_id is None else [rollout.record_id],
         admitted_by=admitted.by,
     )
+
+
+def _sides(
+    admitted: Admitted, common: int, prefix: list[int], vocabulary: Vocabulary, config: ShapeConfig
+) -> tuple[Side, Side] | DropReason:
+    """Chosen and rejected after their `common` ids."""
+    chosen, rejected = admitted.chosen.token_ids[common:], admitted.rejected.token_ids[common:]
+    ended = [side.finish_reason == "stop" for side in (admitted.chosen, admitted.rejected)]
+    if admitted.is_needless:
+        # With the trigger its right steps would be unlearned, which the chosen side takes, too.
+        trigger = rejected[: max(0, admitted.divergence.trigger_tokens - common)]
+        if not trigger:
+            return "sides_alike"
+        whole = _side(chosen, config.max_tokens, prefix, is_ended=ended[0], vocabulary=vocabulary)
+        return whole, Side(text=vocabulary.decode(trigger), token_ids=trigger)
+    limit = min(config.max_tokens, int(config.max_ratio * min(len(chosen), len(rejected))))
+    first, second = (
+        _side(ids, limit, prefix, is_ended=is_ended, vocabulary=vocabulary)
+        for ids, is_ended in zip((chosen, rejected), ended, strict=True)
+    )
+    return "too_short" if len(second.token_ids) < config.min_tokens else (first, second)
 
 
 def pair_id(prefix: list[int], chosen: list[int], rejected: list[int]) -> str:
