@@ -28,6 +28,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = "tests/vllm/test_bake_live.py"  # about six minutes, alone on two cores
 
 
 def _has_gpu() -> bool:
@@ -54,7 +55,7 @@ def _missing(marker: str) -> str | None:
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
     """Hands whole files to the processes, in the order of collection: what a file shares is made once.
 
-    The tests on the real vLLM are one unit, since they share a server.
+    The tests on the session's vLLM are one unit, since they share it; the bake has a server of its own.
     """
 
     def __init__(self, config: pytest.Config, log: Producer) -> None:
@@ -63,7 +64,7 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it ships no types
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return "tests/vllm" if file.startswith("tests/vllm/") else file
+        return "tests/vllm" if file.startswith("tests/vllm/") and file != LONGEST else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
@@ -72,9 +73,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
 
 def _longest_first(items: list[pytest.Item]) -> None:
     """Files with long tests come first, so that none is left over for the end, when the other process has no work."""
-    units: dict[Path, int] = {}
+    units: dict[Path, int] = {ROOT / LONGEST: 0}
     for item in items:
-        long = 0 if item.get_closest_marker("vllm") else 1 if item.get_closest_marker("slow") else 2
+        long = 1 if item.get_closest_marker("vllm") else 2 if item.get_closest_marker("slow") else 3
         units[item.path] = min(long, units.get(item.path, long))
     items.sort(key=lambda item: units[item.path])
 
