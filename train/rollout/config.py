@@ -1,6 +1,7 @@
 """What `steer train rollout --config TOML` may say. Unknown fields are errors."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -17,6 +18,11 @@ from train.rollout.prompts import PromptsConfig
 from train.rollout.served import ServedConfig
 
 ConfigKind = TypeVar("ConfigKind", bound=BaseModel)
+
+# Threads, nearly all of which wait.
+_MAX_LANES = 1024
+# Of two prompts in work one is judged, or waits for the longest of its branches, while the other generates.
+_LANES_PER_REQUEST = 2
 
 
 class _Model(BaseModel):
@@ -52,9 +58,22 @@ class EngineConfig(_Model):
     served: ServedConfig = ServedConfig()
     vllm: InProcessConfig = InProcessConfig()
     lanes: int = Field(
-        2, ge=1, le=64, description="blocks of prompts in work at a time: one is judged while another generates"
+        2,
+        ge=1,
+        le=_MAX_LANES,
+        description="blocks of prompts in work at a time: one is judged while another generates; served, without lanes "
+        "and block: single prompts, twice as many as served.concurrency",
     )
     block: int = Field(32, ge=1, description="prompts in a block: what goes through the rounds together")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_a_server_full(cls, value: Any) -> Any:
+        """A server batches by itself: a prompt that waits for a block's longest trace would only leave it half empty."""
+        if not isinstance(value, Mapping) or value.get("kind") != "served" or {"lanes", "block"} & value.keys():
+            return value
+        served = ServedConfig.model_validate(value.get("served", {}))
+        return {**value, "lanes": min(_MAX_LANES, _LANES_PER_REQUEST * served.concurrency), "block": 1}
 
 
 class ClusterConfig(_Model):

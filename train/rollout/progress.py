@@ -40,7 +40,7 @@ class Keeper:
         self._workers: dict[str, dict[str, float]] = dict(before.get("workers", {}))
 
     def __call__(self, finished: Finished) -> None:
-        new = [made for made in finished.made if made.id not in self._store.done]
+        new = [made for made in finished.made if made.id not in self._store]
         for made in new:
             self._store.append(made.id, made.line)
             self._bar.update()

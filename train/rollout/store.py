@@ -53,6 +53,9 @@ class LineStore:
         """Ids whose lines are on disk."""
         return frozenset(self._offsets)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._offsets
+
     def append(self, id: str, line: str) -> None:
         """One more result, on disk when this returns."""
         raw = line.encode() + b"\n"
