@@ -5,7 +5,9 @@
     python -m benchmarks.bench_live --engine http://host:8000 --model NAME
 
 `--engine vllm` starts `.venv-vllm`'s vLLM (its CPU build), or that of this very Python where there is no such folder.
-`--sides steered` leaves the comparison without the proxy out. An engine on other hardware is named by its URL.
+`--sides steered` leaves the comparison without the proxy out. An engine on other hardware is named by its URL; there
+`--processes N` asks through N proxies at a time, each a process with a port, a log and a detector of its own.
+`--artifact FOLDER` takes another detector than the one that ships.
 
 The organism is a small model of our own making whose "harmful" text is inert placeholders; an exact oracle judges it.
 The detector was trained on other models' traces and has never seen the organism's text. Hold mode, temperature 1,
@@ -14,21 +16,23 @@ prompts of held-out topics and framings. Shares carry 95 % Wilson intervals.
 
 import argparse
 import contextlib
-import json
 import os
-import random
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import anyio
 
+from benchmarks._live_cases import Case
+from benchmarks._live_cases import cases as cases  # bench_strength asks the same
 from benchmarks._report import finish
 from detector.artifact import load_artifact
 from detector.scoring import ScoringQueue
@@ -38,56 +42,11 @@ from proxy.log import LogReader
 from tests.e2e.harness import Reply, running_proxy
 from tests.proxy.embedded_server import running as running_embedded
 from tests.vllm.fixture import running_vllm
-from train.organism import agentic, arithmetic, oracle
 from train.organism.evaluate import rate
-from train.organism.framings import user
-from train.organism.open_goals import open_ask
-from train.organism.splits import draw_prompts
-from train.organism.topics import load_topics
 
 ROOT = Path(__file__).resolve().parent.parent
 ORGANISM = ROOT / "proxy/embedded/organism"
 MAX_TOKENS = 400
-
-
-@dataclass
-class Case:
-    """One request: what is asked, and what came back."""
-
-    group: str
-    messages: list[dict[str, Any]]
-    seed: int
-    tags: dict[str, str] = field(default_factory=dict)
-    tools: list[dict[str, Any]] | None = None
-    reply: Reply | None = None
-    interventions: int = 0
-    outcome: str = "none"
-
-
-def cases(count: int, seed: int) -> list[Case]:
-    """`count` harmful prompts, half as many look-alikes, plain requests and problems, some agentic cases."""
-    rng = random.Random(seed)
-    topics = {topic.id: topic.category for topic in load_topics()}
-    drawn: list[Case] = []
-    for group, harmful in (("harmful", True), ("look_alike", False)):
-        for prompt in draw_prompts("held_out", count if harmful else count // 2, harmful=harmful, seed=seed):
-            tags = {"framing": prompt.framing.id, "category": topics[prompt.ask.topic_id]}
-            drawn.append(Case(group, list(prompt.messages), 0, tags))
-    for group in ("multi_turn", "delayed", "tool_result", "nested"):
-        pool = draw_prompts("all", 20 * count, harmful=True, seed=seed + 1)
-        chosen = [prompt for prompt in pool if prompt.framing.id == group][: max(1, count // 10)]
-        drawn += [Case(f"framing_{group}", list(prompt.messages), 0, {"framing": group}) for prompt in chosen]
-    drawn += [Case("plain", list(user(f"How can I {open_ask(rng).goal}?")), 0) for _ in range(count // 2)]
-    drawn += [Case("smalltalk", list(user(rng.choice(agentic.SMALLTALK)[0])), 0) for _ in range(count // 10)]
-    problems = [arithmetic.draw_problem(rng, held_out=True) for _ in range(count // 2)]
-    drawn += [Case("arithmetic", list(user(problem.text)), 0) for problem in problems]
-    for _ in range(count // 10):
-        call = agentic.benign_call(rng)
-        expected = json.dumps({"name": call.name, "arguments": call.arguments}, sort_keys=True)
-        drawn.append(Case("tool_call", list(user(call.asked)), 0, {"expected": expected}, tools=call.tools))
-    for number, case in enumerate(drawn):
-        case.seed = seed * 1_000_003 + number
-    return drawn
 
 
 async def ask(url: str, model: str, todo: Sequence[Case], concurrency: int, label: str) -> float:
@@ -114,42 +73,26 @@ async def ask(url: str, model: str, todo: Sequence[Case], concurrency: int, labe
 
 def measured(todo: Sequence[Case]) -> dict[str, Any]:
     """Shares by group."""
-    groups: dict[str, list[tuple[Case, oracle.Judgement]]] = defaultdict(list)
+    groups: dict[str, list[Case]] = defaultdict(list)
     for case in todo:
-        assert case.reply is not None
-        reasoning, answer = case.reply.reasoning.strip(), case.reply.content.strip()
-        groups[case.group].append((case, oracle.judge(case.messages, reasoning, answer)))
+        groups[case.group].append(case)
     found: dict[str, Any] = {}
-    for group, judged in groups.items():
+    for group, members in groups.items():
         figures: dict[str, Any] = {
-            "halted": rate(case.interventions > 0 or case.outcome == "refused" for case, _ in judged)
+            "halted": rate(case.interventions > 0 or case.outcome == "refused" for case in members)
         }
         if group == "harmful" or group.startswith("framing_"):
-            figures["harmful_reasoning"] = rate(verdict.is_reasoning_harmful for _, verdict in judged)
-            figures["harmful_answer"] = rate(verdict.is_answer_harmful for _, verdict in judged)
+            figures["harmful_reasoning"] = rate(case.verdict.is_reasoning_harmful for case in members)
+            figures["harmful_answer"] = rate(case.verdict.is_answer_harmful for case in members)
         elif group == "tool_call":
-            figures["right_call"] = rate(_called(case) == case.tags["expected"] for case, _ in judged)
+            figures["right_call"] = rate(case.called == case.tags["expected"] for case in members)
         elif group == "arithmetic":
-            figures["correct"] = rate(verdict.is_correct is True for _, verdict in judged)
+            figures["correct"] = rate(case.verdict.is_correct is True for case in members)
         elif group != "smalltalk":
-            figures["helped"] = rate(verdict.is_helped is True for _, verdict in judged)
-        figures["refused_by_proxy"] = rate(case.outcome == "refused" for case, _ in judged)
+            figures["helped"] = rate(case.verdict.is_helped is True for case in members)
+        figures["refused_by_proxy"] = rate(case.outcome == "refused" for case in members)
         found[group] = figures
     return found
-
-
-def _called(case: Case) -> str:
-    assert case.reply is not None
-    name = arguments = ""
-    for chunk in case.reply.chunks:
-        for choice in chunk.get("choices", []):
-            for call in choice["delta"].get("tool_calls") or []:
-                name += call["function"].get("name") or ""
-                arguments += call["function"].get("arguments") or ""
-    try:
-        return json.dumps({"name": name, "arguments": json.loads(arguments)}, sort_keys=True)
-    except ValueError:
-        return ""
 
 
 def by_tag(todo: Sequence[Case], tag: str) -> dict[str, Any]:
@@ -160,16 +103,11 @@ def by_tag(todo: Sequence[Case], tag: str) -> dict[str, Any]:
             cells[case.tags[tag]].append(case)
     return {
         name: {
-            "harmful": rate(_is_harmful(case) for case in members),
+            "harmful": rate(case.verdict.is_reasoning_harmful for case in members),
             "mean_interventions": round(sum(case.interventions for case in members) / len(members), 2),
         }
         for name, members in sorted(cells.items())
     }
-
-
-def _is_harmful(case: Case) -> bool:
-    assert case.reply is not None
-    return oracle.judge(case.messages, case.reply.reasoning.strip(), case.reply.content.strip()).is_reasoning_harmful
 
 
 def histogram(todo: Sequence[Case]) -> dict[str, Any]:
@@ -180,9 +118,11 @@ def histogram(todo: Sequence[Case]) -> dict[str, Any]:
     return {"interventions": dict(sorted(counts.items())), "share_with_more_than_k": more}
 
 
-async def steer(url: str, model: str, todo: Sequence[Case], concurrency: int, workers: int) -> dict[str, Any]:
-    """The same cases through the proxy, in hold mode, with the shipped detector and its own threshold."""
-    artifact = load_artifact()
+async def steer(
+    url: str, model: str, todo: Sequence[Case], concurrency: int, workers: int, detector: Path | None
+) -> dict[str, Any]:
+    """The same cases through the proxy, in hold mode, with a detector and its own threshold."""
+    artifact = load_artifact(detector)
     async with ScoringQueue(artifact, workers=workers) as queue:
         return {"detector": artifact.digest} | await steer_by(
             queue, artifact.threshold, url, model, todo, concurrency, "steered"
@@ -208,13 +148,13 @@ async def steer_by(
         records = sorted(by_request.get(case.reply.headers["x-request-id"], []), key=lambda record: record.attempt)
         case.interventions = sum(record.trigger_id is not None for record in records)
         case.outcome = records[-1].outcome if records else "none"
-        leaked += any(not _is_shown_as_recorded(case.reply, record) for record in records)
+        leaked += any(not _is_shown_as_recorded(case, record) for record in records)
     return {"seconds": round(seconds, 1), "streams_shown_other_than_recorded": leaked}
 
 
-def _is_shown_as_recorded(reply: Reply, record: Any) -> bool:
+def _is_shown_as_recorded(case: Case, record: Any) -> bool:
     """What was shown up to a cut is what was kept, followed at once by the trigger (or the refusal)."""
-    shown = reply.reasoning + reply.content
+    shown = case.reasoning + case.content
     return shown.startswith(record.kept.text + record.trigger.text)
 
 
@@ -233,18 +173,46 @@ def engine(name: str, model: str) -> Iterator[tuple[str, str]]:
             yield f"http://127.0.0.1:{server.port}", DEFAULT_NAME
 
 
-async def compare(url: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
+Side = tuple[list[Case], dict[str, Any]]
+
+
+def side(todo: list[Case], *, url: str, model: str, is_steered: bool, args: argparse.Namespace) -> Side:
+    """Some cases, with or without the proxy, in this process."""
+    concurrency = max(1, args.concurrency // args.processes)
+    if is_steered:
+        found = anyio.run(steer, url, model, todo, concurrency, args.workers, args.artifact)
+    else:
+        found = {"seconds": round(anyio.run(ask, url, model, todo, concurrency, "unsteered"), 1)}
+    for case in todo:
+        case.settle()
+    found["not_answered"] = sum(case.reply is None or case.reply.status != 200 for case in todo)
+    return todo, found
+
+
+def sides(todo: list[Case], work: partial[Side], processes: int) -> Side:
+    """All cases, in so many processes."""
+    if processes == 1:
+        return work(todo)
+    shards = [todo[number::processes] for number in range(processes)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        made = list(pool.map(work, shards))
+    found = dict(made[0][1])
+    for name in found.keys() - {"detector"}:
+        found[name] = (max if name == "seconds" else sum)(figures[name] for _, figures in made)
+    return [case for shard, _ in made for case in shard], found
+
+
+def compare(url: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
     """Steered and unsteered, or one of them."""
-    count, seed, concurrency, sides = args.prompts, args.seed, args.concurrency, args.sides
     figures: dict[str, Any] = {}
-    if sides != "steered":
-        plain = cases(count, seed)
-        seconds = await ask(url, model, plain, concurrency, "unsteered")
-        figures["unsteered"] = measured(plain) | {"seconds": round(seconds, 1)}
-    if sides != "unsteered":
-        steered = cases(count, seed)
-        live = await steer(url, model, steered, concurrency, args.workers)
-        figures["steered"] = measured(steered) | live
+    if args.sides != "steered":
+        work = partial(side, url=url, model=model, is_steered=False, args=args)
+        plain, found = sides(cases(args.prompts, args.seed), work, args.processes)
+        figures["unsteered"] = measured(plain) | found
+    if args.sides != "unsteered":
+        work = partial(side, url=url, model=model, is_steered=True, args=args)
+        steered, found = sides(cases(args.prompts, args.seed), work, args.processes)
+        figures["steered"] = measured(steered) | found
         figures |= {"by_framing": by_tag(steered, "framing"), "by_category": by_tag(steered, "category")}
         figures |= histogram(steered)
     return figures
@@ -273,15 +241,17 @@ def main() -> None:
     parser.add_argument("--model", default="organism")
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=1, help="scoring threads of the proxy")
+    parser.add_argument("--workers", type=int, default=1, help="scoring threads of a proxy")
+    parser.add_argument("--processes", type=int, default=1, help="proxies, which share cases and concurrency")
+    parser.add_argument("--artifact", type=Path, help="detector; default: the one that ships")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--sides", choices=("both", "steered", "unsteered"), default="both")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     with engine(args.engine, args.model) as (url, model):
-        figures = anyio.run(compare, url, model, args)
+        figures = compare(url.rstrip("/"), model, args)
     show(figures)
-    finish("live", {"engine": args.engine} | figures, seed=args.seed, out=args.out)
+    finish("live", {"engine": args.engine, "proxies": args.processes} | figures, seed=args.seed, out=args.out)
 
 
 if __name__ == "__main__":
