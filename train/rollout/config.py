@@ -69,7 +69,7 @@ class EngineConfig(_Model):
     @model_validator(mode="before")
     @classmethod
     def _keep_a_server_full(cls, value: Any) -> Any:
-        """A server batches by itself: a prompt that waits for a block's longest trace would only leave it half empty."""
+        """A server batches by itself: prompts that wait for a block's longest trace would leave it half empty."""
         if not isinstance(value, Mapping) or value.get("kind") != "served" or {"lanes", "block"} & value.keys():
             return value
         served = ServedConfig.model_validate(value.get("served", {}))
