@@ -80,7 +80,8 @@ def engine_of(name: str, folder: Path) -> Iterator[tuple[str | None, str, list[s
     from tests.train.test_adapters import random_adapter  # noqa: PLC0415 - torch, for a real engine alone
     from tests.vllm.fixture import running_vllm  # noqa: PLC0415
 
-    with running_vllm() as server:
+    # A prompt read in parts, with a seed, ends vLLM 0.32 on a CPU.
+    with running_vllm("--max-num-batched-tokens", "65536") as server:
         assert server.model_dir is not None
         places = [str(random_adapter(server.model_dir, folder / f"{n}", seed=n)) for n in (1, 2)]
         yield server.url, server.model, places
