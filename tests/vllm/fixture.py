@@ -23,7 +23,7 @@ import pytest
 
 from tests.patience import PATIENCE_S
 from tests.ports import free_port as free_port  # others start servers, too
-from tests.vllm.make_model import cached_model
+from tests.vllm.make_model import CONTEXT, cached_model
 
 ROOT = Path(__file__).resolve().parents[2]
 # A quiet machine needs half a minute, one that is shared by other jobs several.
@@ -33,7 +33,7 @@ _LOG_LINES = 40
 
 _OPTIONS = " ".join(
     [
-        "--dtype bfloat16 --max-model-len 2048 --enforce-eager --max-num-seqs 16",
+        f"--dtype bfloat16 --max-model-len {CONTEXT} --enforce-eager --max-num-seqs 16",
         "--block-size 32 --kv-cache-memory-bytes 64M --enable-prompt-tokens-details",
         "--enable-scale-out --enable-lora --max-loras 2 --max-lora-rank 16",
         "--reasoning-parser qwen3 --enable-auto-tool-choice --tool-call-parser hermes",

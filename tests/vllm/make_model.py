@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VOCABULARY = 2048
 HIDDEN = 128
+CONTEXT = 16384  # long, so that what must be stopped can't end by itself before, on however busy a machine
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKED = ("<think>", "</think>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
@@ -128,7 +129,7 @@ def _make_tokenizer(folder: Path, lines: list[str]) -> tuple[Counter[int], int]:
         "unk_token": None,
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": 2048,
+        "model_max_length": CONTEXT,
         "chat_template": _TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
@@ -161,7 +162,7 @@ def _make_weights(folder: Path, counts: Counter[int], end_id: int) -> None:
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
-        max_position_embeddings=2048,
+        max_position_embeddings=CONTEXT,
         tie_word_embeddings=False,
         bos_token_id=None,
         eos_token_id=end_id,

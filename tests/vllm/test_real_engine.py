@@ -15,7 +15,7 @@ from proxy.log import LogReader
 from tests.e2e.harness import Reply, TableScorer, running_proxy
 from tests.vllm.fixture import VllmServer
 from tests.vllm.spy import is_as_expected, spying
-from tests.vllm.still import tokens_when_still
+from tests.vllm.still import LONG, tokens_when_still
 
 pytestmark = [pytest.mark.vllm, pytest.mark.anyio, pytest.mark.timeout(600)]
 
@@ -152,7 +152,7 @@ async def test_a_client_that_leaves_stops_the_engine(vllm_server: VllmServer, tm
         "model": vllm_server.model,
         "messages": [{"role": "user", "content": QUESTION}],
         "stream": True,
-        "max_tokens": 1500,
+        "max_tokens": LONG,
         "ignore_eos": True,
     }
     before = tokens_when_still(vllm_server)
@@ -163,16 +163,16 @@ async def test_a_client_that_leaves_stops_the_engine(vllm_server: VllmServer, tm
                 await response.content.readline()
             response.close()
         stopped = await anyio.to_thread.run_sync(tokens_when_still, vllm_server)
-        assert 5 < stopped - before < 1500
+        assert 5 < stopped - before < LONG
 
 
 async def test_a_halt_stops_the_engine_and_its_record_is_complete(vllm_server: VllmServer, tmp_path: Path) -> None:
     scorer = TableScorer(lambda text: 0.9)
     before = tokens_when_still(vllm_server)
     async with running_proxy(vllm_server.url, tmp_path, scorer, policy={"max_interventions": 0}) as proxy:
-        reply = await proxy.chat(QUESTION, model=vllm_server.model, max_tokens=1500, ignore_eos=True, seed=1)
+        reply = await proxy.chat(QUESTION, model=vllm_server.model, max_tokens=LONG, ignore_eos=True, seed=1)
         stopped = await anyio.to_thread.run_sync(tokens_when_still, vllm_server)
-        assert stopped - before < 1500
+        assert stopped - before < LONG
     assert reply.finish_reasons == ["content_filter"]
     async with LogReader.open(f"sqlite:///{proxy.database}") as log:
         (record,) = [record async for record in log.export()]
