@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +148,25 @@ def test_the_bake_config_of_the_containers_fits() -> None:
     config = load_config(DEPLOY / "kubernetes/bake.toml")
     assert config.adapters == Path("/adapters")
     assert config.rollout["engine"]["served"]["url"] == "http://vllm:8000"
+
+
+def test_the_bake_config_of_the_containers_is_the_shipped_one_with_other_places() -> None:
+    shipped = tomllib.loads((DEPLOY.parent / "train/configs/bake-r1-distill-llama-8b.toml").read_text())
+    copied = tomllib.loads((DEPLOY / "kubernetes/bake.toml").read_text())
+    assert without_places(copied) == without_places(shipped)
+
+
+def without_places(value: Any) -> Any:
+    """The same without paths and hosts."""
+    match value:
+        case dict():
+            return {key: without_places(entry) for key, entry in value.items()}
+        case list():
+            return [without_places(entry) for entry in value]
+        case str():
+            return re.sub(r"//[^/]+|^(/data/prompts|data|/data|runs|/srv/steer)?/", "", value)
+        case _:
+            return value
 
 
 def test_a_proxy_that_is_told_to_stop_has_the_time_to_end_its_streams() -> None:
