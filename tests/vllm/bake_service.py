@@ -25,7 +25,7 @@ from train.bake.config import load_config
 from train.bake.toml import dump_toml
 
 BASE = ALIAS = "organism"  # clients ask for the base model's own name, and get whichever version serves
-PATIENCE_S = 900.0  # of every wait: nothing here depends on how busy the machine is
+PATIENCE_S = 2400.0  # of every wait, a whole bake among them: nothing here depends on how busy the machine is
 # Base, champion, candidate, one that stands by, one that drains and one under evaluation. No prompt is read in parts:
 # where one with a seed is, vLLM 0.32 dies on a CPU ("CPU Generator does not use offset"). A frame holds several tokens:
 # each costs the engine, the proxy and the client about as much as a token's own arithmetic.

@@ -22,12 +22,12 @@ from proxy.log import LogReader
 from steer.record import InterventionRecord
 from tests.train.test_adapters import first_key, rewrite
 from tests.vllm.bad_candidates import harmful, over_refusing, read_pairs, trained
-from tests.vllm.bake_service import ALIAS, BASE, BakeService, fails, steer, until
+from tests.vllm.bake_service import ALIAS, BASE, PATIENCE_S, BakeService, fails, steer, until
 from tests.vllm.organism_traffic import Stream, Users, ask, held_out, known_prompts, shares
 from train.bake.toml import dump_toml
 from train.ipo.publish import ADAPTER
 
-pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(3600)]
 
 HARMFUL, BENIGN = 144, 32  # prompts of the traffic that is learned from
 USERS = 20
@@ -308,6 +308,6 @@ def test_an_engine_that_lost_its_adapters_gets_the_champion_back_and_what_it_ref
 async def until_served(service: BakeService, id: str) -> None:
     """Until a version answers some conversation of the alias."""
     prompts = known_prompts(16, harmful=False, seed=10)
-    with anyio.fail_after(600):
+    with anyio.fail_after(PATIENCE_S):
         while not any(s.adapter == id for s in await ask(service.url, prompts, ALIAS, temperature=COOL, seed=10)):
             pass

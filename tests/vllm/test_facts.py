@@ -48,7 +48,11 @@ def text_of(chunks: list[dict[str, Any]], name: str) -> str:
 
 def test_asking_for_ids_fills_keys_that_are_null_otherwise(vllm_server: VllmServer) -> None:
     sampled: dict[str, Any] = {"temperature": 1, "seed": 3, "stream": True}
-    plain, asked = (payloads(chat(vllm_server, **sampled, return_token_ids=asks)) for asks in (False, True))
+    for _ in range(10):
+        plain, asked = (payloads(chat(vllm_server, **sampled, return_token_ids=asks)) for asks in (False, True))
+        # A server that is short of time puts several tokens into a frame, and may split their text otherwise.
+        if all(text_of(plain, name) == text_of(asked, name) for name in ("reasoning", "content")):
+            break
     assert list(plain[0]) == list(asked[0])
     assert plain[0]["prompt_token_ids"] is None
     assert asked[0]["prompt_token_ids"] == prompt_ids(vllm_server)
