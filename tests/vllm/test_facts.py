@@ -46,13 +46,18 @@ def text_of(chunks: list[dict[str, Any]], name: str) -> str:
     return "".join(chunk["choices"][0]["delta"].get(name) or "" for chunk in chunks)
 
 
-def test_asking_for_ids_fills_keys_that_are_null_otherwise(vllm_server: VllmServer) -> None:
+def without_and_with_ids(server: VllmServer) -> list[list[dict[str, Any]]]:
     sampled: dict[str, Any] = {"temperature": 1, "seed": 3, "stream": True}
+    return [payloads(chat(server, **sampled, return_token_ids=asks)) for asks in (False, True)]
+
+
+def test_asking_for_ids_fills_keys_that_are_null_otherwise(vllm_server: VllmServer) -> None:
+    plain, asked = without_and_with_ids(vllm_server)
     for _ in range(10):
-        plain, asked = (payloads(chat(vllm_server, **sampled, return_token_ids=asks)) for asks in (False, True))
         # A server that is short of time puts several tokens into a frame, and may split their text otherwise.
         if all(text_of(plain, name) == text_of(asked, name) for name in ("reasoning", "content")):
             break
+        plain, asked = without_and_with_ids(vllm_server)
     assert list(plain[0]) == list(asked[0])
     assert plain[0]["prompt_token_ids"] is None
     assert asked[0]["prompt_token_ids"] == prompt_ids(vllm_server)
