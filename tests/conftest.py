@@ -6,10 +6,11 @@ examples every run. Tests of the engine's invariants ask for their 3,000 cases t
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import execnet
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, make_url
@@ -88,6 +89,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if reason:
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def record_property(record_property: Callable[[str, object], None]) -> Callable[[str, object], None]:
+    """pytest's, which fails in the test where a value cannot travel between processes: xdist ends the whole run."""
+
+    def record(name: str, value: object) -> None:
+        execnet.dumps(value)
+        record_property(name, value)
+
+    return record
 
 
 @pytest.fixture(scope="session")
