@@ -26,6 +26,7 @@ GRPO_SECONDS = 240.0
 BETAS = (0.1, 0.3, 3.0)  # beside the config's own
 DETECTORS = ("oracle", "keywords", "self")  # beside the shipped one
 POOLS = (1, 6, 12)
+STAGES = {"ipo-stage1": (1, 0), "ipo-two-stages": (1, 2)}  # epochs of the two stages, beside the config's own
 ON_PAIRS = ("ipo", "sft", "dpo")
 # At most 14 generations of a harmful prompt: two samples, three triggers on each, two interventions. Full-response DPO
 # sets a response against what the other sample rejected.
@@ -118,7 +119,8 @@ def _of_seed(sizes: Sizes, seed: int) -> Iterator[Cell]:
     yield Cell("measure-base", seed, "measure", _EARLY)
     yield Cell("measure-opening", seed, "measure", _TABLE, options={"opening": True})
     yield from _trained(seed, "ipo", _TABLE, {"method": "ipo", "source": "main"})
-    yield _measure(seed, "ipo-stage1", _TABLE, "train-ipo", stage=1)
+    for name, stages in STAGES.items():
+        yield from _trained(seed, name, _TABLE, {"method": "ipo", "source": "main", "epochs": stages})
     for method in ("sft", "dpo"):
         yield from _trained(seed, method, _TABLE, {"method": method, "source": "main"})
     yield _measure(seed, "grpo", _TABLE, "train-grpo")

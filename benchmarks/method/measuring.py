@@ -35,7 +35,7 @@ def measure(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     """Unsteered samples of all groups, or of the prompts that learning rates are chosen by."""
     draw = validation if cell.options.get("prompts") == "validation" else measured
     opening = OPENING if cell.options.get("opening") else ""
-    weights = places.weights(cell.options.get("weights"), cell.seed, cell.options.get("stage"))
+    weights = places.weights(cell.options.get("weights"), cell.seed)
     groups: dict[str, Any] = {}
     with opened(weights, sizes) as model:
         for group in GROUPS:

@@ -32,15 +32,12 @@ class Places:
         """What a cell makes for others."""
         return self.out / "work" / id
 
-    def weights(self, name: str | None, seed: int, stage: int | None = None) -> Weights:
-        """Of the train cell `name`: what it published, or what its stage ended with. None: the organism itself."""
+    def weights(self, name: str | None, seed: int) -> Weights:
+        """Of the train cell `name`: what it published. None: the organism itself."""
         if name is None:
             return Weights(ORGANISM)
         job = self.work(cell_id(name, seed))
-        if stage is not None:
-            folder = job / f"stage-{stage}" / "weights"
-        else:
-            folder = job / "adapter" if (job / "adapter").exists() else job / "model"
+        folder = job / "adapter" if (job / "adapter").exists() else job / "model"
         is_adapter = (folder / "adapter_config.json").exists()
         return Weights(ORGANISM, folder) if is_adapter else Weights(folder)
 

@@ -17,8 +17,9 @@ ROWS: tuple[tuple[str, str, str | None, int], ...] = (
     ("SFT", "measure-sft", "train-sft", 2),
     ("DPO, full responses", "measure-dpo", "train-dpo", 2),
     ("GRPO", "measure-grpo", "train-grpo", 2),
-    ("IPO, stage 1", "measure-ipo-stage1", "train-ipo", 1),
-    ("IPO, stages 1 + 2", "measure-ipo", "train-ipo", 2),
+    ("IPO, stage 1", "measure-ipo-stage1", "train-ipo-stage1", 2),
+    ("IPO, stages 1 + 2", "measure-ipo-two-stages", "train-ipo-two-stages", 2),
+    ("IPO", "measure-ipo", "train-ipo", 2),
     ("proxy alone", "drive-base.*", None, 0),
     ("proxy + IPO", "drive-ipo.*", "train-ipo", 2),
 )

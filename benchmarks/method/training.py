@@ -35,6 +35,9 @@ def _on_pairs(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
     if rate := cell.options.get("rate") or chosen_rate(cell, places):
         own["stage2"]["learning_rate"] *= rate / own["stage1"]["learning_rate"]
         own["stage1"]["learning_rate"] = rate
+    if "epochs" in cell.options:
+        for name, epochs in zip(("stage1", "stage2"), cell.options["epochs"], strict=True):
+            own[name]["epochs"] = epochs * sizes.epochs
     if "beta" in cell.options:
         own["loss"]["beta"] = cell.options["beta"]
     out = places.work(cell.id)

@@ -176,8 +176,8 @@ def test_a_row_is_the_mean_over_seeds_with_its_difference_to_the_base() -> None:
         _document("measure-ipo", 2, harmful_reasoning=[False, False, False, False]),
     ]
     rows = summary(index(documents))["rows"]
-    assert list(rows) == ["base", "IPO, stages 1 + 2"]
-    ipo = rows["IPO, stages 1 + 2"]["harmful_reasoning"]
+    assert list(rows) == ["base", "IPO"]
+    ipo = rows["IPO"]["harmful_reasoning"]
     assert (ipo["mean"], ipo["n"], ipo["seeds"]) == (0.125, 8, 2)
     assert ipo["to_base"]["mean"] == -0.75
 
@@ -188,7 +188,7 @@ def test_every_kind_of_cell_runs_and_is_reported(tmp_path: Path, capsys: pytest.
     out, packed = tmp_path / "run", tmp_path / "run.tar.gz"
     assert main(["--out", str(out), "--smoke", "--workers", "0", "--pack", str(packed)]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {"base", "IPO, stages 1 + 2"} <= set(document["figures"]["rows"])
+    assert {"base", "IPO"} <= set(document["figures"]["rows"])
     assert document["figures"]["curves"]["interventions"]
     with tarfile.open(packed) as archive:
         assert "cells/measure-ipo@1.json" in archive.getnames()
