@@ -256,9 +256,9 @@ def test_a_wrong_config_names_file_and_field(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize("path", sorted((ROOT / "train" / "configs").glob("ipo-*.toml")), ids=lambda p: p.stem)
 def test_the_shipped_configs_are_valid(path: Path) -> None:
     config = load_config(path, IpoConfig)
-    assert config.loss.sft_weight == 0.2
-    assert config.stage1.epochs
     assert config.stage2.epochs
+    is_measured_otherwise = path.stem == "ipo-organism"  # docs/ipo.md says why
+    assert is_measured_otherwise or (config.loss.sft_weight, config.stage1.epochs > 0) == (0.2, True)
 
 
 def write_toml(path: Path, config: dict[str, Any]) -> None:
