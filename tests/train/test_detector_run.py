@@ -66,7 +66,7 @@ def test_a_run_yields_an_artifact_that_serves_and_is_not_run_twice(config: Detec
     assert 0 <= score <= 1
     assert "validation" in report
     figures = json.loads((out / "spread.json").read_text())
-    assert set(figures) == {"student-0", "student-1", "student-mean"}
+    assert set(figures) == {"student-0", "student-1", "student-mean", "student-soup"}
     shipped = min(figures, key=lambda name: figures[name]["loss"])
     assert (out / "weights.safetensors").read_bytes() == (out / f"{shipped}.safetensors").read_bytes()
     assert (out / "report.json").exists()

@@ -87,8 +87,8 @@ class FitConfig(_Model):
     start: Path | None = None
     """`weights.safetensors` of an earlier run with the same `model` and data, to go on from; none: the base."""
     students: int = Field(1, ge=1)
-    """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split ships; the
-    mean of their weights is a candidate, too."""
+    """Students, of seeds `seed`, `seed` + 1, …; on a GPU side by side. The best on the validation split ships; so
+    may the mean of all their weights, or of those that are better together."""
     with_teacher: bool = True
     """Whether a student learns from the teachers' labels, too, where there are teachers."""
     epochs: int = Field(6, ge=1)

@@ -1,7 +1,7 @@
 """`steer train detector --config TOML --out DIR`: data to artifact, in resumable stages.
 
     OUT/teacher-*.safetensors, soft.npz      the teachers and their labels (stage 1; only with `teacher.folds`)
-    OUT/student-*.safetensors, spread.json   the students, one for each seed, and how they compare (stage 2)
+    OUT/student-*.safetensors, spread.json   the students, means of them, and how they compare (stage 2)
     OUT/weights.safetensors   the best of them
     OUT/artifact/             what `detector` serves (stage 3); its manifest is written last
     OUT/report.json, *.png    metrics on the validation and held-out splits (stage 4), measured on the artifact itself
@@ -34,7 +34,7 @@ from train.detector.metrics import summary
 from train.detector.model import Student
 from train.detector.plots import plot_scores
 from train.detector.split import Split, split_data
-from train.detector.students import best, load_student, spread, train_students
+from train.detector.students import best, compared, load_student, train_students
 from train.detector.teacher import soft_labels
 
 # Enough frame traces to meet each word of theirs more than once.
@@ -82,11 +82,10 @@ def trained_student(config: DetectorConfig, split: Split, out: Path, progress: T
     if config.teacher.folds:
         examples.soft = soft_labels(base, examples, config.teacher, config.fit, out, report)
     paths = train_students(config, base, examples, out, report)
-    students = [(path.stem, load_student(config, base, path)) for path in paths]
-    figures = spread(config, base, students, split.validation)
+    figures = compared(config, base, paths, split.validation, report)
     (out / "spread.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     chosen = best(figures)
-    report(f"shipping {chosen} of {len(paths)}: {figures[chosen]}")
+    report(f"shipping {chosen}: {figures[chosen]}")
     copy = weights.with_suffix(".part")
     copy.write_bytes((out / f"{chosen}.safetensors").read_bytes())
     copy.replace(weights)

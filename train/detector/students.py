@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from detector.context import ContextEncoder
 from train.detector.base import Base
@@ -25,13 +25,14 @@ from train.detector.examples import Examples, pack
 from train.detector.fit import Arrays, Report, fit
 from train.detector.metrics import Scored, choose_threshold, cue_report, halted
 from train.detector.model import Student, build_student
+from train.detector.soup import greedy_soup, mean_of, write_weights
 
 _CUE = LABELS.index("C")
 _BATCH = 512
 
 
 def train_students(config: DetectorConfig, base: Base, examples: Examples, out: Path, report: Report) -> list[Path]:
-    """Weights of each student, OUT/student-SEED.safetensors, and of their mean; what exists is not trained again."""
+    """Weights of each student, OUT/student-SEED.safetensors; what exists is not trained again."""
     fits = [config.fit.of_student(number) for number in range(config.fit.students)]
     paths = [out / f"student-{own.seed}.safetensors" for own in fits]
     todo = [(own, path) for own, path in zip(fits, paths, strict=True) if not path.exists()]
@@ -45,20 +46,7 @@ def train_students(config: DetectorConfig, base: Base, examples: Examples, out: 
     else:
         for own, path in todo:
             _train_one(config, base.tensors, examples, own, path, report)
-    return paths if len(paths) == 1 else [*paths, _mean_of(paths, out / "student-mean.safetensors")]
-
-
-def _mean_of(paths: Sequence[Path], path: Path) -> Path:
-    """Students that started from one base lie close enough to be averaged (Wortsman et al. 2022, "Model soups")."""
-    stored = [load_file(one) for one in paths]
-    mean = {name: torch.stack([one[name].float() for one in stored]).mean(dim=0) for name in stored[0]}
-    return _write({name: value.half().contiguous() for name, value in mean.items()}, path)
-
-
-def _write(tensors: dict[str, torch.Tensor], path: Path) -> Path:
-    temporary = path.with_suffix(".part")
-    save_file(tensors, temporary)
-    return temporary.replace(path)
+    return paths
 
 
 def load_student(config: DetectorConfig, base: Base, path: Path) -> Student:
@@ -68,34 +56,50 @@ def load_student(config: DetectorConfig, base: Base, path: Path) -> Student:
     return student.eval()
 
 
-def spread(
-    config: DetectorConfig, base: Base, students: Sequence[tuple[str, Student]], validation: Sequence[Trace]
-) -> dict[str, dict[str, float]]:
-    """By student: first-cue figures and false halts on the validation split at its own threshold, before quantisation;
+Figures = dict[str, float]
+
+
+def compared(
+    config: DetectorConfig, base: Base, paths: Sequence[Path], validation: Sequence[Trace], report: Report
+) -> dict[str, Figures]:
+    """By file name: each student, and of several the mean of all and of those that are better together (`soup`)."""
+
+    def weigh(path: Path) -> Figures:
+        return figures_of(config, base, load_student(config, base, path), validation)
+
+    found = {path: weigh(path) for path in paths}
+    if len(paths) > 1:
+        mean = mean_of(paths, paths[0].with_name("student-mean.safetensors"))
+        found[mean] = weigh(mean)
+        soup = paths[0].with_name("student-soup.safetensors")
+        losses = {path: found[path]["loss"] for path in paths}
+        taken = greedy_soup(losses, lambda path: weigh(path)["loss"], soup)
+        report(f"in {soup.stem}: {', '.join(path.stem for path in taken)}")
+        found[soup] = weigh(soup)
+    return {path.stem: figures for path, figures in found.items()}
+
+
+def figures_of(config: DetectorConfig, base: Base, student: Student, validation: Sequence[Trace]) -> Figures:
+    """First-cue figures and false halts on the validation split at the student's own threshold, before quantisation;
     `loss` is the cross-entropy of the labelled segments."""
-    found = {}
-    for name, student in students:
-        items, loss = score_student(student, base, validation, config.model.request_shrinkage)
-        limits, raw = config.threshold, groups(config, items)
-        threshold = choose_threshold(
-            items, raw.ordinary, raw.borderline,
-            limits.max_ordinary_halts, limits.max_borderline_halts, limits.margin, limits.max_refusing_halts,
-        )  # fmt: skip
-        cues = cue_report(items, threshold)
-        found[name] = {
-            "threshold": threshold,
-            "exact": cues.exact.share,
-            "within_one": cues.within_one.share,
-            "missed": cues.missed.share,
-            "early": cues.early.share,
-            "ordinary": halted(raw.ordinary, threshold).share,
-            "borderline": halted(raw.borderline, threshold).share,
-            "loss": loss,
-        }
-    return {
-        name: {key: round(value, 4) for key, value in row.items() if not math.isnan(value)}
-        for name, row in found.items()
+    items, loss = score_student(student, base, validation, config.model.request_shrinkage)
+    limits, raw = config.threshold, groups(config, items)
+    threshold = choose_threshold(
+        items, raw.ordinary, raw.borderline,
+        limits.max_ordinary_halts, limits.max_borderline_halts, limits.margin, limits.max_refusing_halts,
+    )  # fmt: skip
+    cues = cue_report(items, threshold)
+    found = {
+        "threshold": threshold,
+        "exact": cues.exact.share,
+        "within_one": cues.within_one.share,
+        "missed": cues.missed.share,
+        "early": cues.early.share,
+        "ordinary": halted(raw.ordinary, threshold).share,
+        "borderline": halted(raw.borderline, threshold).share,
+        "loss": loss,
     }
+    return {key: round(value, 4) for key, value in found.items() if not math.isnan(value)}
 
 
 def best(figures: dict[str, dict[str, float]]) -> str:
@@ -147,7 +151,7 @@ def _train_one(
     student = _start(config, tensors)
     checkpoint = path.with_suffix(".checkpoint")
     fit(student, examples, own, checkpoint, report, config.teacher.weight)
-    _write({name: value.half().cpu().contiguous() for name, value in student.state_dict().items()}, path)
+    write_weights(student.state_dict(), path)
     checkpoint.unlink()
 
 
