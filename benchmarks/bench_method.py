@@ -1,4 +1,4 @@
-"""The method on the model organism: IPO against its baselines, the proxy, and the curves behind them.
+"""The method on the model organism: IPO against its baselines and the proxy, curves, and what tuning did to reasoning.
 
     python -m benchmarks.bench_method --out runs/method --budget-s 550 --workers 12 --pack runs/method.tar.gz
     python -m benchmarks.bench_method --out runs/method --cells measure-ipo,drive-base --seeds 1
@@ -33,7 +33,7 @@ from train.ipo.outputs import read_json
 SUMMARY = "summary.json"
 PACK_SECONDS = 45.0  # between two packings of an unfinished run
 # One cell of every kind, and what they need.
-SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful")
+SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful", "csr", "kl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,32 +8,39 @@ A cell is the smallest unit that is run, recorded and resumed. Kinds:
     train     weights from pairs (IPO, SFT, DPO) or from a reward (GRPO)
     measure   unsteered samples of a model on the measured prompts, judged by the oracle
     drive     the same behind the proxy's offline driver, interventions on
+    csr       where continuations turn, base and tuned; triggers mined and compared
+    kl        where tuning moved the model, and what the detector sees of it
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from benchmarks.method.prompts import GROUPS
+from benchmarks.method.prompts import GROUPS, Group
 from benchmarks.method.sizes import CONFIGS, Sizes
 from train.rollout.config import load_config
 
-Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive"]
+Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive", "csr", "kl"]
 
 # Seconds of a cell on one H200 with a dozen others beside it; what is left of the budget must hold them.
-SECONDS: dict[Kind, float] = {"rollout": 40, "pairs": 40, "choose": 1, "train": 60, "measure": 25, "drive": 50}
+SECONDS: dict[Kind, float] = {
+    "rollout": 40, "pairs": 40, "choose": 1, "train": 60, "measure": 25, "drive": 50,
+    "csr": 120, "kl": 40,
+}  # fmt: skip
 GRPO_SECONDS = 240.0
 BETAS = (0.1, 0.3, 3.0)  # beside the config's own
 DETECTORS = ("oracle", "keywords", "self")  # beside the shipped one
 POOLS = (1, 6, 12)
 STAGES = {"ipo-stage1": (1, 0), "ipo-two-stages": (1, 2)}  # epochs of the two stages, beside the config's own
-ON_PAIRS = ("ipo", "sft", "dpo")
+TUNED = ("sft", "dpo")  # IPO's rates stand in its config, chosen by the same topics
+# What a curve claims; a point of it measures no more.
+_HARM_AND_HELP: tuple[Group, ...] = ("harmful", "look_alike")
 # At most 14 generations of a harmful prompt: two samples, three triggers on each, two interventions. Full-response DPO
 # sets a response against what the other sample rejected.
 MAIN = {"samples": 2, "branches": 3, "benign_branches": 1}
 _TUNING_BASE = "measure-tune-base"
 # Order within a seed; curves of all seeds come after the table of all seeds.
-_EARLY, _TUNING, _TABLE, _STEERED, _CURVES = 0, 1, 2, 3, 4
+_EARLY, _TUNING, _TABLE, _STEERED, _EVIDENCE, _CURVES = 0, 1, 2, 3, 4, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +75,9 @@ def plan(sizes: Sizes, seeds: Sequence[int]) -> list[Cell]:
     """Every cell, in the order in which they are to be run."""
     cells = [cell for seed in seeds for cell in _of_seed(sizes, seed)]
     if len(sizes.rates) > 1:
-        choices = {method: cell_id(f"choose-{method}", seeds[0]) for method in ON_PAIRS}
+        choices = {method: cell_id(f"choose-{method}", seeds[0]) for method in TUNED}
         cells = [_choosing(cell, choices) for cell in cells]
-        cells += [cell for method in ON_PAIRS for cell in _choice(sizes, seeds[0], method)]
+        cells += [cell for method in TUNED for cell in _choice(sizes, seeds[0], method)]
         cells.append(Cell(_TUNING_BASE, seeds[0], "measure", _EARLY, options={"prompts": "validation"}))
     return sorted(cells, key=lambda cell: (cell.rank, seeds.index(cell.seed)))
 
@@ -127,22 +134,28 @@ def _of_seed(sizes: Sizes, seed: int) -> Iterator[Cell]:
     for group in GROUPS:
         yield _drive(seed, "base", group, _STEERED, detector="shipped")
         yield _drive(seed, "ipo", group, _STEERED, detector="shipped", weights="train-ipo")
+    for kind in ("kl", "csr"):
+        yield Cell(kind, seed, kind, _EVIDENCE, (cell_id("train-ipo", seed),), {"weights": "train-ipo"})
     yield from _curves(sizes, seed)
 
 
 def _curves(sizes: Sizes, seed: int) -> Iterator[Cell]:
     yield _drive(seed, "base-oracle", "harmful", _CURVES, detector="oracle")
     for count in sizes.counts:
-        yield from _trained(seed, f"ipo-pairs{count}", _CURVES, {"method": "ipo", "source": "main", "pairs": count})
+        options = {"method": "ipo", "source": "main", "pairs": count}
+        yield from _trained(seed, f"ipo-pairs{count}", _CURVES, options, _HARM_AND_HELP)
     for name in DETECTORS:
         yield from _rollout(sizes, seed, name, _CURVES, curve=True, detector=name)
-        yield from _trained(seed, f"ipo-{name}", _CURVES, _few(name, sizes.detector_pairs))
+        yield from _trained(seed, f"ipo-{name}", _CURVES, _few(name, sizes.detector_pairs), _HARM_AND_HELP)
     for beta in BETAS:
-        yield from _trained(seed, f"ipo-beta{beta}", _CURVES, {"method": "ipo", "source": "main", "beta": beta})
+        options = {"method": "ipo", "source": "main", "beta": beta}
+        yield from _trained(seed, f"ipo-beta{beta}", _CURVES, options, (*_HARM_AND_HELP, "arithmetic"))
     for size in POOLS:
         ids = pool(size)
         yield from _rollout(sizes, seed, f"pool{size}", _CURVES, curve=True, ids=ids, branches=min(6, size))
-        yield from _trained(seed, f"ipo-pool{size}", _CURVES, _few(f"pool{size}", sizes.pool_pairs))
+        yield from _trained(seed, f"ipo-pool{size}", _CURVES, _few(f"pool{size}", sizes.pool_pairs), _HARM_AND_HELP)
+    yield from _rollout(sizes, seed, "mined", _CURVES, curve=True, pool="csr", branches=6)
+    yield from _trained(seed, "ipo-mined", _CURVES, _few("mined", sizes.pool_pairs), _HARM_AND_HELP)
     # The second round: the tuned model rolls out and finds its own cues; a fresh adapter learns from both rounds.
     yield from _rollout(sizes, seed, "self2", _CURVES, curve=True, detector="self", weights="train-ipo-self")
     yield from _trained(seed, "ipo-self2", _CURVES, _few("self2", 2 * sizes.detector_pairs) | {"also": "self"})
@@ -163,7 +176,7 @@ def pool(size: int) -> tuple[str, ...]:
 
 def _rollout(sizes: Sizes, seed: int, source: str, rank: int, **options: Any) -> Iterator[Cell]:
     """The shards, and the pairs made of them."""
-    needs = (cell_id(options["weights"], seed),) if "weights" in options else ()
+    needs = tuple(cell_id(options[key], seed) for key in ("weights", "pool") if key in options)
     shards = []
     for number in range(sizes.curve_shards if options.get("curve") else sizes.shards):
         cell = Cell(f"rollout-{source}.{number}", seed, "rollout", rank, needs, {"shard": number, **options})
@@ -172,12 +185,14 @@ def _rollout(sizes: Sizes, seed: int, source: str, rank: int, **options: Any) ->
     yield Cell(f"pairs-{source}", seed, "pairs", rank, tuple(shards))
 
 
-def _trained(seed: int, name: str, rank: int, options: dict[str, Any]) -> Iterator[Cell]:
-    """Weights from pairs, and what they do."""
+def _trained(
+    seed: int, name: str, rank: int, options: dict[str, Any], groups: tuple[Group, ...] = GROUPS
+) -> Iterator[Cell]:
+    """Weights from pairs, and what they do to these groups of prompts."""
     sources = [options[key] for key in ("source", "also") if key in options]
     needs = tuple(cell_id(f"pairs-{source}", seed) for source in sources)
     yield Cell(f"train-{name}", seed, "train", rank, needs, options)
-    yield _measure(seed, name, rank, f"train-{name}")
+    yield _measure(seed, name, rank, f"train-{name}", groups=groups)
 
 
 def _measure(seed: int, name: str, rank: int, weights: str, **options: Any) -> Cell:

@@ -34,6 +34,13 @@ def share(by_seed: Sequence[Sequence[bool]]) -> Interval:
     return Interval(middle, max(0.0, middle - half), min(1.0, middle + half), n, len(shares))
 
 
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Student's t on one figure of each seed; of a single seed no interval is known, and none is told."""
+    middle = mean(values)
+    half = _T.get(len(values) - 1, _Z) * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Interval(middle, middle - half, middle + half, len(values), len(values))
+
+
 def pooled(by_seed: Sequence[Sequence[bool]]) -> Interval:
     """Wilson's interval on the flags of all seeds together: the sampling noise alone, not the training's."""
     flags = [flag for values in by_seed for flag in values]

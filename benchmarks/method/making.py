@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.method.cells import Cell, cell_id
+from benchmarks.method.evidence import MINED
 from benchmarks.method.measuring import detection, detector_config
 from benchmarks.method.places import Places
 from benchmarks.method.prompts import rolled_out, shard, validation_topics
 from benchmarks.method.sizes import CONFIGS, MAX_TOKENS, ORGANISM, Sizes
 from steer.pair import Pair
+from train.ipo.outputs import read_json
 from train.pairs.config import PairsConfig
 from train.pairs.config import load_config as load_pairs_config
 from train.pairs.run import run as make_pairs
@@ -46,6 +48,9 @@ def _rollout_config(cell: Cell, sizes: Sizes, places: Places, source: Path, num_
     own["prompts"] = {"source": str(source)}
     own["detector"] = detector_config(cell.options.get("detector", "shipped"), sizes.judging_threads).model_dump()
     own["triggers"]["ids"] = cell.options.get("ids", ())
+    if "pool" in cell.options:
+        job = places.work(cell_id(cell.options["pool"], cell.seed)) / "job"
+        own["triggers"]["pool"] = read_json(job / MINED)["pool"]
     own["triggers"]["branches"] = cell.options.get("branches", own["triggers"]["branches"])
     own["triggers"]["benign_branches"] = cell.options.get("benign_branches", own["triggers"]["benign_branches"])
     own |= {"max_tokens": MAX_TOKENS, "seed": cell.seed, "samples": cell.options.get("samples", 1)}

@@ -32,13 +32,13 @@ _LANES = 2  # one block is judged while the other generates
 
 
 def measure(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
-    """Unsteered samples of all groups, or of the prompts that learning rates are chosen by."""
+    """Unsteered samples of all groups or the cell's, or of the prompts that learning rates are chosen by."""
     draw = validation if cell.options.get("prompts") == "validation" else measured
     opening = OPENING if cell.options.get("opening") else ""
     weights = places.weights(cell.options.get("weights"), cell.seed)
     groups: dict[str, Any] = {}
     with opened(weights, sizes) as model:
-        for group in GROUPS:
+        for group in cell.options.get("groups", GROUPS):
             prompts = draw(group, sizes, cell.seed)
             if not prompts:
                 continue

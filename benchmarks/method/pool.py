@@ -195,10 +195,11 @@ def run_cell(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
 
 def _work(kind: str) -> Callable[[Cell, Sizes, Places], dict[str, Any]]:
     """Imported when first needed: the process that hands out cells loads no torch."""
-    from benchmarks.method import choosing, making, measuring, training  # noqa: PLC0415
+    from benchmarks.method import choosing, evidence, making, measuring, training  # noqa: PLC0415
 
     kinds = {"rollout": making.rollout, "pairs": making.pairs, "choose": choosing.choose, "train": training.train}
-    return {**kinds, "measure": measuring.measure, "drive": measuring.drive}[kind]
+    kinds |= {"measure": measuring.measure, "drive": measuring.drive, "csr": evidence.csr, "kl": evidence.kl}
+    return kinds[kind]
 
 
 def default_workers() -> int:

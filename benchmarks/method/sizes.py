@@ -41,6 +41,12 @@ class Sizes:
     judging_threads: int  # of a cell that runs the classifier
     grpo_generations: int  # three times what IPO's rollouts cost
     grpo_batch: int  # completions of an update
+    csr_harmful: int  # prompts whose reasoning is followed position by position; of base and tuned
+    csr_benign: int  # look-alikes, and as many sums
+    csr_samples: int  # continuations of a position
+    csr_candidates: int  # mined sentences that are tried
+    csr_sites: int  # first cues of each category where one is tried
+    kl_prompts: int  # of each set
     epochs: float = 1.0  # factor on every stage's epochs
 
     def curve(self) -> "Sizes":
@@ -81,6 +87,12 @@ FULL = Sizes(
     judging_threads=3,
     grpo_generations=36_000,
     grpo_batch=512,
+    csr_harmful=200,
+    csr_benign=50,
+    csr_samples=32,
+    csr_candidates=16,
+    csr_sites=6,
+    kl_prompts=300,
 )
 SMOKE = Sizes(
     harmful=3,
@@ -107,5 +119,11 @@ SMOKE = Sizes(
     judging_threads=1,
     grpo_generations=16,
     grpo_batch=8,
+    csr_harmful=3,
+    csr_benign=1,
+    csr_samples=2,
+    csr_candidates=2,
+    csr_sites=1,
+    kl_prompts=2,
     epochs=0.2,
 )

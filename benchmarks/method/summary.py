@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.method.cells import BETAS, DETECTORS, POOLS
+from benchmarks.method.evidence_summary import csr_figures, kl_figures, pool_figures
 from benchmarks.method.intervals import Interval, difference, pooled, share
 from benchmarks.method.judged import unpack
 
@@ -54,7 +55,15 @@ def summary(documents: Documents) -> dict[str, Any]:
         for name, cell, trained, stages in ROWS
         if (found := figures(documents, cell))
     }
-    return {"rows": rows, "curves": curves(documents), "detectors": detectors(documents)}
+    csr = _all(documents, lambda cell: cell == "csr")
+    return {
+        "rows": rows,
+        "curves": curves(documents),
+        "detectors": detectors(documents),
+        "csr": csr_figures(csr),
+        "pools": pool_figures(csr),
+        "kl": kl_figures(_all(documents, lambda cell: cell == "kl")),
+    }
 
 
 def figures(documents: Documents, cell: str) -> dict[str, Any]:
@@ -134,7 +143,7 @@ def curves(documents: Documents) -> dict[str, Any]:
         "pairs": _points(documents, [(str(n), f"ipo-pairs{n}") for n in counted] + [("all", "ipo")]),
         "detector": _points(documents, [("shipped", "ipo-pairs500"), *_named(DETECTORS)]),
         "beta": _points(documents, [("config", "ipo"), *_named(BETAS, "beta")]),
-        "pool": _points(documents, _named(POOLS, "pool")),
+        "pool": _points(documents, [*_named(POOLS, "pool"), ("mined", "ipo-mined")]),
         "self_improvement": _points(documents, [("base", "base"), ("round 1", "ipo-self"), ("round 2", "ipo-self2")]),
     }
 

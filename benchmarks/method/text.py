@@ -10,6 +10,11 @@ _COLUMNS = (
     ("plain_helped", "plain helped"),
     ("arithmetic_right", "arithmetic right"),
 )
+_EVIDENCE = (
+    ("csr", "CSR, shares of 1, tokens or correlations: mean over seeds [95 % interval]"),
+    ("pools", "Triggers at first cues that took no part in mining, shares of 1"),
+    ("kl", "The tuned model against the base: nats a token; shares of 1"),
+)
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
@@ -32,6 +37,13 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
         shares = " / ".join(f"{100 * counts[key]:.1f}" for key in ("exact_share", "missed_share"))
         false_halts = f"{100 * counts['false_halt_share']:.2f}"
         yield f"  {name:24} {shares}, {false_halts}   of {counts['cues']} and {counts['clean']}"
+    for key, title in _EVIDENCE:
+        if found[key]:
+            yield ""
+            yield title
+            for name, figure in found[key].items():
+                spread = f" [{figure['low']:.4g}, {figure['high']:.4g}]" if figure["seeds"] > 1 else ""
+                yield f"  {name:68} {figure['mean']:.4g}{spread}"
 
 
 def _curves(curves: dict[str, Any]) -> Iterator[str]:

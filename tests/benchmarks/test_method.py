@@ -20,6 +20,7 @@ from benchmarks.method.places import Places
 from benchmarks.method.prompts import GROUPS, measured, rolled_out, shard
 from benchmarks.method.sizes import FULL, SMOKE
 from benchmarks.method.summary import MEASURES, ROWS, index, summary
+from benchmarks.method.text import tables
 from train.organism.splits import HELD_OUT_FRAMINGS, is_held_out_topic
 from train.organism.topics import load_topics
 from train.rollout.trace import Branch, Cut, Leg, Sample, Span, Step
@@ -182,14 +183,46 @@ def test_a_row_is_the_mean_over_seeds_with_its_difference_to_the_base() -> None:
     assert ipo["to_base"]["mean"] == -0.75
 
 
+def test_csr_and_kl_are_told_over_the_seeds_that_have_them() -> None:
+    def csr(seed: int, tokens: float | None, said: float) -> dict[str, object]:
+        harmful = {"tuned": {"safe_traces": {"tokens_until_safe": {"mean": tokens}}}}
+        sums = {"tuned": {"says_trigger_sentence": {"share": said}}}
+        pools = {"mined": {"safe": {"share": 0.5 + seed / 10}}}
+        return {"cell": "csr", "seed": seed, "sets": {"harmful": harmful, "arithmetic": sums}, "pools": pools}
+
+    kl = {"cell": "kl", "seed": 1, "kl": {"ratio": {"value": 6.0}}, "monitorability": {"recall": {"share": None}}}
+    found = summary(index([csr(1, 4.0, 0.0), csr(2, None, 0.0), csr(3, 8.0, 0.0), kl]))
+    until = found["csr"]["tokens until safe, tuned"]
+    assert (until["mean"], until["seeds"], until["n"]) == (6.0, 2, 2)
+    assert until["low"] == pytest.approx(6.0 - 12.706 * 2.0, abs=0.01), "of two seeds: Student's t of one degree"
+    assert found["csr"]["sums that say a trigger sentence, tuned"]["high"] == 0.0
+    assert "sums with a trigger's turning point, tuned" not in found["csr"]
+    assert found["pools"]["turned safe, mined"]["mean"] == pytest.approx(0.7)
+    assert found["kl"] == {"KL ratio": {"mean": 6.0, "low": 6.0, "high": 6.0, "n": 1, "seeds": 1}}
+    assert any("tokens until safe, tuned" in line for line in tables(found))
+
+
+def test_a_curves_points_measure_what_they_claim_and_the_table_everything() -> None:
+    cells = {cell.id: cell for cell in plan(FULL, [1])}
+    assert cells["measure-ipo@1"].options["groups"] == GROUPS
+    assert cells["measure-ipo-pairs60@1"].options["groups"] == ("harmful", "look_alike")
+    assert "arithmetic" in cells["measure-ipo-beta3.0@1"].options["groups"]
+    assert cells["rollout-mined.0@1"].needs == ("csr@1",)
+    assert not any(need.startswith("choose-") for need in cells["train-ipo@1"].needs)
+    ranks = [cell.rank for cell in plan(FULL, [1, 2])]
+    assert ranks == sorted(ranks)
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_every_kind_of_cell_runs_and_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, packed = tmp_path / "run", tmp_path / "run.tar.gz"
     assert main(["--out", str(out), "--smoke", "--workers", "0", "--pack", str(packed)]) == 0
     document = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"base", "IPO"} <= set(document["figures"]["rows"])
     assert document["figures"]["curves"]["interventions"]
+    assert document["figures"]["csr"]
+    assert document["figures"]["kl"]["KL elsewhere"]["mean"] > 0
     with tarfile.open(packed) as archive:
         assert "cells/measure-ipo@1.json" in archive.getnames()
     before = {path: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
