@@ -10,7 +10,8 @@ the same command goes on after them. Cells run at the same time in several proce
 ones come first, and what the budget can't hold is not begun. Prompts are of topics and framings that no rollout, pair
 or training run saw; the judge is the organism's exact oracle, which shares nothing with any detector. The organism's
 "harmful" text is inert placeholders, and that it has cues and triggers at all is built into its corpus: what training
-does to them is the finding. The last line is one JSON document.
+does to them is the finding. Triggers that the model is asked for are compared with the fixed and the mined pool at
+single cuts; no rollout is made of them: the organism was never taught to write one. The last line is one JSON document.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from train.ipo.outputs import read_json
 SUMMARY = "summary.json"
 PACK_SECONDS = 45.0  # between two packings of an unfinished run
 # One cell of every kind, and what they need.
-SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful", "csr", "kl")
+SMOKE_CELLS = ("measure-base", "measure-ipo", "drive-base.harmful", "csr", "mine", "kl")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

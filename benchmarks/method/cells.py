@@ -8,7 +8,8 @@ A cell is the smallest unit that is run, recorded and resumed. Kinds:
     train     weights from pairs (IPO, SFT, DPO) or from a reward (GRPO)
     measure   unsteered samples of a model on the measured prompts, judged by the oracle
     drive     the same behind the proxy's offline driver, interventions on
-    csr       where continuations turn, base and tuned; triggers mined and compared
+    csr       where continuations turn, base and tuned
+    mine      triggers mined on the train split, and pools compared
     kl        where tuning moved the model, and what the detector sees of it
 """
 
@@ -20,12 +21,12 @@ from benchmarks.method.prompts import GROUPS, Group
 from benchmarks.method.sizes import CONFIGS, Sizes
 from train.rollout.config import load_config
 
-Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive", "csr", "kl"]
+Kind = Literal["rollout", "pairs", "choose", "train", "measure", "drive", "csr", "mine", "kl"]
 
 # Seconds of a cell on one H200 with a dozen others beside it; what is left of the budget must hold them.
 SECONDS: dict[Kind, float] = {
     "rollout": 40, "pairs": 40, "choose": 1, "train": 60, "measure": 25, "drive": 50,
-    "csr": 120, "kl": 40,
+    "csr": 90, "mine": 90, "kl": 40,
 }  # fmt: skip
 GRPO_SECONDS = 240.0
 BETAS = (0.1, 0.3, 3.0)  # beside the config's own
@@ -35,6 +36,7 @@ STAGES = {"ipo-stage1": (1, 0), "ipo-two-stages": (1, 2)}  # epochs of the two s
 TUNED = ("sft", "dpo")  # IPO's rates stand in its config, chosen by the same topics
 # What a curve claims; a point of it measures no more.
 _HARM_AND_HELP: tuple[Group, ...] = ("harmful", "look_alike")
+_WITH_SUMS: tuple[Group, ...] = (*_HARM_AND_HELP, "arithmetic")
 # At most 14 generations of a harmful prompt: two samples, three triggers on each, two interventions. Full-response DPO
 # sets a response against what the other sample rejected.
 MAIN = {"samples": 2, "branches": 3, "benign_branches": 1}
@@ -136,6 +138,7 @@ def _of_seed(sizes: Sizes, seed: int) -> Iterator[Cell]:
         yield _drive(seed, "ipo", group, _STEERED, detector="shipped", weights="train-ipo")
     for kind in ("kl", "csr"):
         yield Cell(kind, seed, kind, _EVIDENCE, (cell_id("train-ipo", seed),), {"weights": "train-ipo"})
+    yield Cell("mine", seed, "mine", _EVIDENCE)
     yield from _curves(sizes, seed)
 
 
@@ -146,19 +149,22 @@ def _curves(sizes: Sizes, seed: int) -> Iterator[Cell]:
         yield from _trained(seed, f"ipo-pairs{count}", _CURVES, options, _HARM_AND_HELP)
     for name in DETECTORS:
         yield from _rollout(sizes, seed, name, _CURVES, curve=True, detector=name)
-        yield from _trained(seed, f"ipo-{name}", _CURVES, _few(name, sizes.detector_pairs), _HARM_AND_HELP)
+        groups = _WITH_SUMS if name == "self" else _HARM_AND_HELP
+        yield from _trained(seed, f"ipo-{name}", _CURVES, _few(name, sizes.detector_pairs), groups)
     for beta in BETAS:
         options = {"method": "ipo", "source": "main", "beta": beta}
-        yield from _trained(seed, f"ipo-beta{beta}", _CURVES, options, (*_HARM_AND_HELP, "arithmetic"))
+        yield from _trained(seed, f"ipo-beta{beta}", _CURVES, options, _WITH_SUMS)
     for size in POOLS:
         ids = pool(size)
         yield from _rollout(sizes, seed, f"pool{size}", _CURVES, curve=True, ids=ids, branches=min(6, size))
         yield from _trained(seed, f"ipo-pool{size}", _CURVES, _few(f"pool{size}", sizes.pool_pairs), _HARM_AND_HELP)
-    yield from _rollout(sizes, seed, "mined", _CURVES, curve=True, pool="csr", branches=6)
+    yield from _rollout(sizes, seed, "mined", _CURVES, curve=True, pool="mine", branches=6)
     yield from _trained(seed, "ipo-mined", _CURVES, _few("mined", sizes.pool_pairs), _HARM_AND_HELP)
     # The second round: the tuned model rolls out and finds its own cues; a fresh adapter learns from both rounds.
     yield from _rollout(sizes, seed, "self2", _CURVES, curve=True, detector="self", weights="train-ipo-self")
-    yield from _trained(seed, "ipo-self2", _CURVES, _few("self2", 2 * sizes.detector_pairs) | {"also": "self"})
+    yield from _trained(
+        seed, "ipo-self2", _CURVES, _few("self2", 2 * sizes.detector_pairs) | {"also": "self"}, _WITH_SUMS
+    )
 
 
 def _few(source: str, pairs: int) -> dict[str, Any]:

@@ -17,27 +17,35 @@ from train.evaluation.run import run as run_evaluation
 from train.rollout.config import RolloutConfig
 from train.rollout.config import load_config as load_rollout_config
 
-MINED = "mined_triggers.json"  # what a csr cell proposes, in the folder of its job
+MINED = "mined_triggers.json"  # what a mine cell proposes, in the folder of its job
 
 
 def csr(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
-    """Curves of base and tuned on the same prompts; triggers mined on the base, the pools compared."""
-    own = load_csr_config(CONFIGS / "csr-organism.toml").model_dump(exclude_unset=True)
-    tuned = places.weights(cell.options["weights"], cell.seed)
+    """Curves of base and tuned on the same held-out prompts."""
+    own, tuned = _csr_config(cell, sizes), places.weights(cell.options["weights"], cell.seed)
     own["tuned"] = {"name": str(tuned.model), "adapter": None if tuned.adapter is None else str(tuned.adapter)}
-    counts = {
-        "harmful": sizes.csr_harmful,
-        "look-alikes": sizes.csr_benign,
-        "arithmetic": sizes.csr_benign,
-    }
+    del own["trials"]
+    report = run_csr(CsrConfig.model_validate(own), places.work(cell.id) / "job")
+    return {name: report[name] for name in ("samples", "sets", "tuned_minus_base", "cost")}
+
+
+def mine(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
+    """Triggers mined on the base, of topics that rollouts may use; the pools compared where none was mined."""
+    own = _csr_config(cell, sizes)
+    own["sets"] = [one | {"source": one["source"].replace("held_out", "train")} for one in own["sets"]]
+    own["trials"] = dict(own["trials"]) | {"pool": _rollout_config().model_dump()["triggers"]["pool"]}
+    own["trials"] |= {"candidates": sizes.csr_candidates, "sites": sizes.csr_sites, "compare_sites": sizes.csr_sites}
+    report = run_csr(CsrConfig.model_validate(own), places.work(cell.id) / "job")
+    return {name: report[name] for name in ("samples", "pools", "mined", "cost")}
+
+
+def _csr_config(cell: Cell, sizes: Sizes) -> dict[str, Any]:
+    own = load_csr_config(CONFIGS / "csr-organism.toml").model_dump(exclude_unset=True)
+    counts = {"harmful": sizes.csr_harmful, "look-alikes": sizes.csr_benign, "arithmetic": sizes.csr_benign}
     own["sets"] = [dict(one) | {"limit": counts[one["name"]], "seed": cell.seed} for one in own["sets"]]
     own["engine"] = _engine(sizes, block=max(1, sizes.csr_harmful // 4))
     own["detector"] = {"threads": sizes.judging_threads}
-    own["trials"] = dict(own["trials"]) | {"pool": _rollout_config().model_dump()["triggers"]["pool"]}
-    own["trials"] |= {"candidates": sizes.csr_candidates, "sites": sizes.csr_sites, "compare_sites": sizes.csr_sites}
-    own |= {"samples": sizes.csr_samples, "seed": cell.seed}
-    report = run_csr(CsrConfig.model_validate(own), places.work(cell.id) / "job")
-    return {name: report[name] for name in ("samples", "sets", "tuned_minus_base", "pools", "mined", "cost")}
+    return own | {"samples": sizes.csr_samples, "seed": cell.seed}
 
 
 def kl(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:

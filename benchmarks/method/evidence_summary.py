@@ -1,4 +1,4 @@
-"""What csr and kl cells say over seeds, as named figures. Missing ones are left out."""
+"""What csr, mine and kl cells say over seeds, as named figures. Missing ones are left out."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

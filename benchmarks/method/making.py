@@ -51,6 +51,8 @@ def _rollout_config(cell: Cell, sizes: Sizes, places: Places, source: Path, num_
     if "pool" in cell.options:
         job = places.work(cell_id(cell.options["pool"], cell.seed)) / "job"
         own["triggers"]["pool"] = read_json(job / MINED)["pool"]
+        if not own["triggers"]["pool"]:
+            raise ValueError(f"no mined trigger was admitted: {job / MINED} says how each did")
     own["triggers"]["branches"] = cell.options.get("branches", own["triggers"]["branches"])
     own["triggers"]["benign_branches"] = cell.options.get("benign_branches", own["triggers"]["benign_branches"])
     own |= {"max_tokens": MAX_TOKENS, "seed": cell.seed, "samples": cell.options.get("samples", 1)}

@@ -198,7 +198,8 @@ def _work(kind: str) -> Callable[[Cell, Sizes, Places], dict[str, Any]]:
     from benchmarks.method import choosing, evidence, making, measuring, training  # noqa: PLC0415
 
     kinds = {"rollout": making.rollout, "pairs": making.pairs, "choose": choosing.choose, "train": training.train}
-    kinds |= {"measure": measuring.measure, "drive": measuring.drive, "csr": evidence.csr, "kl": evidence.kl}
+    kinds |= {"measure": measuring.measure, "drive": measuring.drive}
+    kinds |= {"csr": evidence.csr, "mine": evidence.mine, "kl": evidence.kl}
     return kinds[kind]
 
 

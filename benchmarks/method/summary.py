@@ -55,13 +55,12 @@ def summary(documents: Documents) -> dict[str, Any]:
         for name, cell, trained, stages in ROWS
         if (found := figures(documents, cell))
     }
-    csr = _all(documents, lambda cell: cell == "csr")
     return {
         "rows": rows,
         "curves": curves(documents),
         "detectors": detectors(documents),
-        "csr": csr_figures(csr),
-        "pools": pool_figures(csr),
+        "csr": csr_figures(_all(documents, lambda cell: cell == "csr")),
+        "pools": pool_figures(_all(documents, lambda cell: cell == "mine")),
         "kl": kl_figures(_all(documents, lambda cell: cell == "kl")),
     }
 
@@ -141,7 +140,7 @@ def curves(documents: Documents) -> dict[str, Any]:
             if (points := _after(documents, cell))
         },
         "pairs": _points(documents, [(str(n), f"ipo-pairs{n}") for n in counted] + [("all", "ipo")]),
-        "detector": _points(documents, [("shipped", "ipo-pairs500"), *_named(DETECTORS)]),
+        "detector": _points(documents, [("shipped, main rollouts", "ipo-pairs500"), *_named(DETECTORS)]),
         "beta": _points(documents, [("config", "ipo"), *_named(BETAS, "beta")]),
         "pool": _points(documents, [*_named(POOLS, "pool"), ("mined", "ipo-mined")]),
         "self_improvement": _points(documents, [("base", "base"), ("round 1", "ipo-self"), ("round 2", "ipo-self2")]),

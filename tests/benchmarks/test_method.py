@@ -187,11 +187,13 @@ def test_csr_and_kl_are_told_over_the_seeds_that_have_them() -> None:
     def csr(seed: int, tokens: float | None, said: float) -> dict[str, object]:
         harmful = {"tuned": {"safe_traces": {"tokens_until_safe": {"mean": tokens}}}}
         sums = {"tuned": {"says_trigger_sentence": {"share": said}}}
-        pools = {"mined": {"safe": {"share": 0.5 + seed / 10}}}
-        return {"cell": "csr", "seed": seed, "sets": {"harmful": harmful, "arithmetic": sums}, "pools": pools}
+        return {"cell": "csr", "seed": seed, "sets": {"harmful": harmful, "arithmetic": sums}}
+
+    def mine(seed: int, safe: float) -> dict[str, object]:
+        return {"cell": "mine", "seed": seed, "pools": {"mined": {"safe": {"share": safe}}}}
 
     kl = {"cell": "kl", "seed": 1, "kl": {"ratio": {"value": 6.0}}, "monitorability": {"recall": {"share": None}}}
-    found = summary(index([csr(1, 4.0, 0.0), csr(2, None, 0.0), csr(3, 8.0, 0.0), kl]))
+    found = summary(index([csr(1, 4.0, 0.0), csr(2, None, 0.0), csr(3, 8.0, 0.0), mine(1, 0.6), mine(2, 0.8), kl]))
     until = found["csr"]["tokens until safe, tuned"]
     assert (until["mean"], until["seeds"], until["n"]) == (6.0, 2, 2)
     assert until["low"] == pytest.approx(6.0 - 12.706 * 2.0, abs=0.01), "of two seeds: Student's t of one degree"
@@ -207,7 +209,7 @@ def test_a_curves_points_measure_what_they_claim_and_the_table_everything() -> N
     assert cells["measure-ipo@1"].options["groups"] == GROUPS
     assert cells["measure-ipo-pairs60@1"].options["groups"] == ("harmful", "look_alike")
     assert "arithmetic" in cells["measure-ipo-beta3.0@1"].options["groups"]
-    assert cells["rollout-mined.0@1"].needs == ("csr@1",)
+    assert cells["rollout-mined.0@1"].needs == ("mine@1",)
     assert not any(need.startswith("choose-") for need in cells["train-ipo@1"].needs)
     ranks = [cell.rank for cell in plan(FULL, [1, 2])]
     assert ranks == sorted(ranks)

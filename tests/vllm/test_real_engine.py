@@ -1,5 +1,6 @@
 """The live path on a real vLLM server with a small random model: cues are forced, everything else is real."""
 
+import copy
 import json
 import re
 from collections.abc import Iterator
@@ -65,8 +66,12 @@ def comparable(payload: bytes) -> Any:
 
 
 def merged(reply: Reply) -> Iterator[tuple[int, list[Any]]]:
-    """Frames by choice; neighbours with the same kind of text are joined: grouping is the engine's timing."""
+    """Frames by choice, as if each held one kind of text and as much of it as follows: grouping is the engine's timing.
+
+    Last of a choice are all its log-probabilities: a frame with two kinds of text does not say whose they are.
+    """
     by_choice: dict[int, list[Any]] = {}
+    told: dict[int, list[Any]] = {}
     for event in reply.events:
         if event == b"[DONE]":
             by_choice.setdefault(-1, []).append("[DONE]")
@@ -74,9 +79,25 @@ def merged(reply: Reply) -> Iterator[tuple[int, list[Any]]]:
         chunk = json.loads(comparable(event))
         index = chunk["choices"][0]["index"] if chunk["choices"] else -1
         frames = by_choice.setdefault(index, [])
-        if not (frames and _joins(frames[-1], chunk)):
-            frames.append(chunk)
-    yield from sorted(by_choice.items())
+        if chunk["choices"] and chunk["choices"][0]["logprobs"] is not None:
+            told.setdefault(index, []).extend(chunk["choices"][0]["logprobs"].pop("content"))
+        for part in _kinds_apart(chunk):
+            if not (frames and _joins(frames[-1], part)):
+                frames.append(part)
+    yield from sorted((index, [*frames, told.get(index, [])]) for index, frames in by_choice.items())
+
+
+def _kinds_apart(chunk: Any) -> Iterator[Any]:
+    """An engine that is ahead of its reader sends the reasoning's end and the answer's beginning in one frame."""
+    delta = chunk["choices"][0]["delta"] if chunk["choices"] else {}
+    if set(delta) != {"reasoning", "content"}:
+        yield chunk
+        return
+    ends = chunk["choices"][0]["finish_reason"]
+    for name in ("reasoning", "content"):
+        part = copy.deepcopy(chunk)
+        part["choices"][0] |= {"delta": {name: delta[name]}, "finish_reason": ends if name == "content" else None}
+        yield part
 
 
 def _joins(last: Any, chunk: Any) -> bool:
@@ -90,9 +111,24 @@ def _joins(last: Any, chunk: Any) -> bool:
     if not isinstance(after["delta"][names[0]], str):
         return False
     before["delta"][names[0]] += after["delta"].pop(names[0])
-    if after["logprobs"] is not None:
-        before["logprobs"]["content"] += after["logprobs"].pop("content")
     return after["finish_reason"] is None
+
+
+def test_frames_are_the_same_however_the_engine_groups_them() -> None:
+    """What a busy engine was seen to do: two kinds of text in one frame."""
+
+    def reply(*deltas: tuple[dict[str, str], list[int]]) -> Reply:
+        choices = [
+            {"index": 0, "delta": delta, "logprobs": {"content": told}, "finish_reason": None} for delta, told in deltas
+        ]
+        lines = [json.dumps({"choices": [choice]}) for choice in choices]
+        return Reply(200, {}, "".join(f"data: {line}\n\n" for line in lines).encode())
+
+    apart = reply(({"reasoning": "a"}, [1]), ({"reasoning": "b"}, [2]), ({"content": "c"}, [3]))
+    at_once = reply(({"reasoning": "ab", "content": "c"}, [1, 2, 3]))
+    other = reply(({"reasoning": "a"}, [1]), ({"content": "bc"}, [2, 3]))
+    assert dict(merged(apart)) == dict(merged(at_once))
+    assert dict(merged(apart)) != dict(merged(other))
 
 
 @pytest.mark.parametrize("name", CASES)
