@@ -5,11 +5,11 @@ from typing import Any
 
 from benchmarks.method.intervals import over_seeds
 
-Path = tuple[str, ...]
+Keys = tuple[str, ...]
 _MODELS = ("base", "tuned")
 # Of a set and a model: what it is called, where it stands in the report of `steer csr`.
-_FALL: Path = ("cue_against_fall", "steepest_fall")
-_OF_HARMFUL: tuple[tuple[str, Path], ...] = (
+_FALL: Keys = ("cue_against_fall", "steepest_fall")
+_OF_HARMFUL: tuple[tuple[str, Keys], ...] = (
     ("unsafe traces", ("unsafe", "share")),
     ("safe traces with a trigger's turning point", ("safe_traces", "with_trigger", "share")),
     ("the same of those not safe from the start", ("safe_traces", "with_trigger_of_the_rest", "share")),
@@ -20,7 +20,7 @@ _OF_HARMFUL: tuple[tuple[str, Path], ...] = (
     ("the judge's first cue within a sentence of it", (*_FALL, "judge", "within_one_sentence", "share")),
     ("correlation of the detector's first cue with it", (*_FALL, "detector", "pearson")),
 )
-_OF_ARITHMETIC: tuple[tuple[str, Path], ...] = (
+_OF_ARITHMETIC: tuple[tuple[str, Keys], ...] = (
     ("sums with a trigger's turning point", ("any_trigger_turn", "share")),
     ("sums that say a trigger sentence", ("says_trigger_sentence", "share")),
 )
@@ -30,7 +30,7 @@ _ARMS = ("none", "fixed", "mined", "generated")
 def csr_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """{"FIGURE, MODEL": interval over seeds}, and what tuning changed on the same prompts."""
     seeds = list(documents)
-    paths: dict[str, Path] = {}
+    paths: dict[str, Keys] = {}
     for group, figures in (("harmful", _OF_HARMFUL), ("arithmetic", _OF_ARITHMETIC)):
         for name, path in figures:
             paths |= {f"{name}, {model}": ("sets", group, model, *path) for model in _MODELS}
@@ -40,7 +40,7 @@ def csr_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def pool_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """First cues turned safe, and benign prompts still helped, by where the trigger came from."""
-    paths: dict[str, Path] = {}
+    paths: dict[str, Keys] = {}
     for arm in _ARMS:
         paths[f"turned safe, {arm}"] = ("pools", arm, "safe", "share")
         paths[f"benign helped, {arm}"] = ("pools", arm, "helped_benign", "share")
@@ -50,7 +50,7 @@ def pool_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 def kl_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Nats a token near cues and triggers and elsewhere, their ratio, and what the detector catches."""
-    paths: dict[str, Path] = {
+    paths: dict[str, Keys] = {
         "KL near": ("kl", "near", "value"),
         "KL elsewhere": ("kl", "elsewhere", "value"),
         "KL ratio": ("kl", "ratio", "value"),
@@ -60,7 +60,7 @@ def kl_figures(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return _found(list(documents), paths)
 
 
-def _found(documents: list[Mapping[str, Any]], paths: Mapping[str, Path]) -> dict[str, Any]:
+def _found(documents: list[Mapping[str, Any]], paths: Mapping[str, Keys]) -> dict[str, Any]:
     """The figures that at least one seed has."""
     values = {name: [x for one in documents if (x := at(one, path)) is not None] for name, path in paths.items()}
     return {
@@ -70,7 +70,7 @@ def _found(documents: list[Mapping[str, Any]], paths: Mapping[str, Path]) -> dic
     }
 
 
-def at(document: Mapping[str, Any], path: Path) -> float | None:
+def at(document: Mapping[str, Any], path: Keys) -> float | None:
     """What stands there; None where nothing does."""
     found: Any = document
     for name in path:

@@ -40,11 +40,8 @@ def rollout(cell: Cell, sizes: Sizes, places: Places) -> dict[str, Any]:
 
 def _rollout_config(cell: Cell, sizes: Sizes, places: Places, source: Path, num_rows: int) -> RolloutConfig:
     own = load_rollout_config(CONFIGS / "rollout-organism.toml").model_dump(exclude_unset=True)
-    weights = places.weights(cell.options.get("weights"), cell.seed)
-    adapter = None if weights.adapter is None else str(weights.adapter)
-    own["model"] = {"name": str(weights.model), "adapter": adapter}
-    local = {"batch_size": sizes.batch, "threads": 1}
-    own["engine"] = {"kind": "transformers", "block": max(1, -(-num_rows // 2)), "local": local}
+    own["model"] = places.weights(cell.options.get("weights"), cell.seed).as_config()
+    own["engine"] = sizes.engine(block=max(1, -(-num_rows // 2)))
     own["prompts"] = {"source": str(source)}
     own["detector"] = detector_config(cell.options.get("detector", "shipped"), sizes.judging_threads).model_dump()
     own["triggers"]["ids"] = cell.options.get("ids", ())

@@ -16,6 +16,10 @@ class Weights:
     model: Path
     adapter: Path | None = None
 
+    def as_config(self) -> dict[str, str | None]:
+        """As the `[model]` of a job."""
+        return {"name": str(self.model), "adapter": None if self.adapter is None else str(self.adapter)}
+
 
 @dataclass(frozen=True, slots=True)
 class Places:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 ORGANISM = ROOT / "proxy/embedded/organism"
@@ -48,6 +49,10 @@ class Sizes:
     csr_sites: int  # first cues of each category where one is tried
     kl_prompts: int  # of each set
     epochs: float = 1.0  # factor on every stage's epochs
+
+    def engine(self, block: int) -> dict[str, Any]:
+        """As the `[engine]` of a job: this process, so many prompts at a time."""
+        return {"kind": "transformers", "block": block, "local": {"batch_size": self.batch, "threads": 1}}
 
     def curve(self) -> "Sizes":
         """The same with the rollouts of a curve."""

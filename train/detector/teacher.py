@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +25,7 @@ from train.detector.data import DataError
 from train.detector.examples import UNLABELLED, Examples, Group
 from train.detector.fit import Report, epoch_batches
 from train.detector.model import CLASSES, Encoder, Sizes, load_layers, mean
+from train.detector.soup import write_weights
 
 _REQUEST_TOKENS = 300
 _MAX_TOKENS = 512
@@ -173,9 +174,7 @@ def _trained(
             schedule.step()
             total += loss.detach()
         report(f"teacher {fold}, epoch {number}/{config.epochs}: loss {float(total) / max(1, len(batches)):.4f}")
-    temporary = path.with_suffix(".part")
-    save_file({name: value.half().cpu().contiguous() for name, value in teacher.state_dict().items()}, temporary)
-    temporary.replace(path)
+    write_weights(teacher.state_dict(), path)
     return teacher.eval()
 
 
